@@ -1,0 +1,51 @@
+"""The port through which every app records evidence, and which ``compliance.log`` is bound to.
+
+``accounts``, ``privacy`` and ``federation`` may not import ``compliance``; they call :func:`record` inside the
+transaction of the action that it documents. Without a bound log the call fails: an action that cannot be recorded
+does not happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened.
+
+    ``kind`` is dotted (``session.sign_in``, ``policy.decision``, ``request.submit``). ``details`` holds ids, sizes,
+    digests and figures only, never contents.
+    """
+
+    kind: str
+    outcome: str = "ok"
+    actor_id: int | None = None
+    subject: UUID | None = None
+    hospital: str | None = None
+    department: str | None = None
+    purpose: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+_append: Callable[[Iterable[Event]], None] | None = None
+
+
+def bind(append: Callable[[Iterable[Event]], None]) -> None:
+    """Names the function that appends events in the current transaction. Called once, by the wiring."""
+    global _append
+    _append = append
+
+
+def record(*events: Event) -> None:
+    """Appends ``events`` in the current transaction.
+
+    Raises:
+        RuntimeError: no log is bound, so the action must not go on.
+    """
+    if _append is None:
+        raise RuntimeError("no evidence log is bound")
+    _append(events)
