@@ -1,0 +1,103 @@
+"""Access policy in Cedar: role, purpose of use, kind of request, hospital and care relation decide.
+
+A decision is a pure function of its :class:`PolicyRequest` and the policy file, so decisions are cached by both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cedarpy
+from django.conf import settings
+
+from accounts.models import CLINICAL_ROLES, Role
+
+PURPOSES = {
+    "TREAT": "Treatment",
+    "ETREAT": "Emergency treatment",
+    "HOPERAT": "Healthcare operations",
+    "HQUALIMP": "Quality improvement",
+    "HRESCH": "Research",
+}
+_GROUPS: dict[str, tuple[Role, ...]] = {
+    "clinical": CLINICAL_ROLES,
+    "care": (Role.ATTENDING, Role.RESIDENT, Role.NURSE, Role.PHARMACIST),
+    "cohort": (Role.ATTENDING, Role.RESIDENT, Role.PHARMACIST, Role.RESEARCHER),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """What is asked, without contents."""
+
+    role: str
+    kind: str
+    purpose: str
+    hospital: str
+    department: str
+    same_hospital: bool
+    in_care: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, the ids of the deciding policies and the digest of the policy file (16 hex digits)."""
+
+    allowed: bool
+    policies: tuple[str, ...]
+    policy_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _PolicySet:
+    text: str
+    names: tuple[str, ...]
+    digest: str
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, modified_ns: int) -> _PolicySet:
+    text = path.read_text(encoding="utf-8")
+    names = tuple(re.findall(r'^@id\("([^"]+)"\)', text, flags=re.MULTILINE))
+    return _PolicySet(text, names, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _entities() -> list[dict[str, object]]:
+    roles = [
+        {
+            "uid": {"type": "Role", "id": role.value},
+            "attrs": {},
+            "parents": [{"type": "Group", "id": group} for group, members in _GROUPS.items() if role in members],
+        }
+        for role in Role
+    ]
+    return [*roles, *({"uid": {"type": "Group", "id": group}, "attrs": {}, "parents": []} for group in _GROUPS)]
+
+
+@lru_cache(maxsize=4096)
+def _decide(request: PolicyRequest, policy_set: _PolicySet) -> Decision:
+    context = asdict(request)
+    role, kind = context.pop("role"), context.pop("kind")
+    result = cedarpy.is_authorized(
+        {
+            "principal": f'Role::"{role}"',
+            "action": 'Action::"ask"',
+            "resource": f'Kind::"{kind}"',
+            "context": context,
+        },
+        policy_set.text,
+        _entities(),
+    )
+    # Cedar numbers policies in file order; an evaluation error leaves `allowed` False.
+    reasons = tuple(policy_set.names[int(reason.removeprefix("policy"))] for reason in result.diagnostics.reasons)
+    return Decision(result.allowed, reasons, policy_set.digest)
+
+
+def decide(request: PolicyRequest) -> Decision:
+    """Evaluates the policy file as it is now. Denies by default, also when a policy cannot be evaluated."""
+    path = Path(settings.POLICY_FILE)
+    return _decide(request, _load(path, path.stat().st_mtime_ns))

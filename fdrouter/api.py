@@ -1,0 +1,101 @@
+"""The only place where errors become HTTP: RFC 9457 problem details, and OpenAI's error shape under ``/v1``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from django.http import HttpResponse
+from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_exception_handler
+
+from fdrouter import errors
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[errors.DomainError], int] = {
+    errors.InvalidParameter: 422,
+    errors.PayloadTooLarge: 413,
+    errors.UnknownModel: 404,
+    errors.Unauthenticated: 401,
+    errors.PolicyDenied: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.IdempotencyConflict: 409,
+    errors.QuotaSpent: 429,
+    errors.BlockExhausted: 402,
+    errors.PushTooSmall: 422,
+    errors.NoNode: 503,
+    errors.NodeFailed: 502,
+    errors.NodeTimeout: 504,
+    errors.DependencyUnavailable: 503,
+}
+BY_CODE: dict[str, type[errors.DomainError]] = {error.code: error for error in STATUS}
+_OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+_encode = msgspec.json.Encoder().encode
+
+
+def status_of(error: errors.DomainError) -> int:
+    """The HTTP status of an error: that of its nearest listed class, 500 for an unlisted one."""
+    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
+
+
+def from_code(code: str, message: str | None = None, details: dict[str, Any] | None = None) -> errors.DomainError:
+    """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
+    return BY_CODE.get(code, errors.NodeFailed)(message, **(details or {}))
+
+
+def problem(error: errors.DomainError) -> dict[str, Any]:
+    """RFC 9457 problem details."""
+    status = status_of(error)
+    return {
+        "type": f"urn:fdrouter:problem:{error.code}",
+        "title": error.message,
+        "status": status,
+        "code": error.code,
+        "details": dict(error.details),
+    }
+
+
+def openai_error(error: errors.DomainError) -> dict[str, Any]:
+    """The body that OpenAI clients expect, with our details beside it."""
+    status = status_of(error)
+    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "code": error.code,
+            "param": error.details.get("field"),
+            "details": dict(error.details),
+        }
+    }
+
+
+def openai_response(error: errors.DomainError) -> HttpResponse:
+    """The error as a response under ``/v1``."""
+    status = status_of(error)
+    response = HttpResponse(_encode(openai_error(error)), status=status, content_type="application/json")
+    if status == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's handler: domain errors become problem details, DRF's own keep their status in the same shape."""
+    if isinstance(exc, errors.DomainError):
+        return Response(problem(exc), status=status_of(exc), content_type="application/problem+json")
+    response = drf_exception_handler(exc, context)
+    if response is None:
+        return None
+    if isinstance(exc, NotAuthenticated | AuthenticationFailed):
+        body = problem(errors.Unauthenticated())
+    else:
+        code = exc.default_code if isinstance(exc, APIException) else "not_found"
+        body = {"type": f"urn:fdrouter:problem:{code}", "title": str(getattr(exc, "detail", "Not found."))[:300]}
+        body |= {"code": code, "details": response.data if isinstance(response.data, dict) else {}}
+    response.data = body | {"status": response.status_code}
+    response.content_type = "application/problem+json"
+    return response

@@ -1,0 +1,16 @@
+"""Wiring: binds the evidence port to the log."""
+
+from django.apps import AppConfig
+
+
+class FdrouterConfig(AppConfig):
+    name = "fdrouter"
+
+    def ready(self) -> None:
+        from compliance import log
+        from fdrouter import (
+            checks,  # noqa: F401  (registers the system checks)
+            evidence,
+        )
+
+        evidence.bind(log.append)

@@ -1,0 +1,39 @@
+"""Structured log lines. A line carries ids, sizes and digests; contents have no way in.
+
+Exception *texts* can hold contents (a database error quotes the row), so only the exception's type and where it was
+raised are written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from typing import Any
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Fields a caller may attach with ``extra=``; anything else is dropped rather than trusted.
+ALLOWED = frozenset(
+    "request_id node attempt kind state reason status count milliseconds bytes user_id hospital queue check part "
+    "batch scope port pid report_id run_id code".split()
+)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in vars(record).items():
+            if name not in _STANDARD and name in ALLOWED:
+                line[name] = value if isinstance(value, int | float | bool) else str(value)
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = record.exc_info[0].__name__
+            frames = traceback.extract_tb(record.exc_info[2])
+            line["where"] = [f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in frames[-6:]]
+        return json.dumps(line, ensure_ascii=False)

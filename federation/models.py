@@ -1,0 +1,112 @@
+"""Nodes and requests, as the coordinator knows them."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+
+from accounts.models import Department, Hospital, Membership, User
+from federation.states import InferenceState
+
+
+class Kind(models.TextChoices):
+    """What an answer is made from, and so what may be claimed for it."""
+
+    GENERAL = "general", "Ask the model"
+    CHART = "chart", "Ask about my patient"
+    COHORT_TEXT = "cohort.text", "Ask our records"
+
+
+class Transport(models.TextChoices):
+    """How a node is spoken to."""
+
+    SEALED = "sealed", "sealed messages over mutual TLS"
+    OPENAI = "openai", "plain OpenAI-compatible engine, kind general only"
+
+
+class Node(models.Model):
+    """A hospital's node: where it is, what it serves, and the keys that its receipts are checked against."""
+
+    id = models.SlugField(primary_key=True, max_length=40)
+    hospital = models.ForeignKey(Hospital, on_delete=models.PROTECT, related_name="nodes")
+    name = models.CharField(max_length=120)
+    url = models.URLField()
+    transport = models.CharField(max_length=12, choices=Transport.choices, default=Transport.SEALED)
+    served_models = ArrayField(models.CharField(max_length=120))
+    active = models.BooleanField(default=True)
+    public_keys = models.JSONField(default=dict, help_text="KEM and signature keys, base64, and the key id.")
+    certificate_sha256 = models.CharField(max_length=64, blank=True)
+    enrolled_at = models.DateTimeField(auto_now_add=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    status = models.JSONField(default=dict, blank=True, help_text="The last health answer: engine, block, queue.")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Inference(models.Model):
+    """One request from submission to its end. Rows change through ``federation.inference`` and its SQL only.
+
+    ``request`` and ``answer`` are sealed with the data key. ``lease`` is until when a worker holds the row.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="inferences")
+    membership = models.ForeignKey(Membership, on_delete=models.PROTECT)
+    department = models.ForeignKey(Department, on_delete=models.PROTECT, null=True)
+    kind = models.CharField(max_length=24, choices=Kind.choices)
+    model = models.CharField(max_length=120)
+    purpose = models.CharField(max_length=16)
+    channel = models.CharField(max_length=8)
+    stream = models.BooleanField()
+    hospitals = ArrayField(models.CharField(max_length=40), default=list)
+    patient_reference = models.CharField(max_length=64, blank=True)
+    parameters = models.JSONField(default=dict)
+    epsilon_micro = models.BigIntegerField(default=0, help_text="The claim: epsilon reserved for the request, 1e-6.")
+    delta = models.FloatField(default=0.0)
+    idempotency_key = models.CharField(max_length=200, null=True)
+    request_digest = models.BinaryField(max_length=32)
+    request = models.BinaryField(null=True)
+    state = models.CharField(max_length=12, choices=InferenceState.choices, default=InferenceState.QUEUED)
+    reason = models.CharField(max_length=40, blank=True)
+    details = models.JSONField(default=dict)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    lease = models.DateTimeField()
+    cancel_requested_at = models.DateTimeField(null=True)
+    reply_to = models.CharField(max_length=80)
+    node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True)
+    answer = models.BinaryField(null=True)
+    receipt = models.JSONField(null=True)
+    prompt_tokens = models.IntegerField(default=0)
+    completion_tokens = models.IntegerField(default=0)
+    finish_reason = models.CharField(max_length=24, blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="inference_once_per_key",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["queued", "dispatched"], finished_at__isnull=True)
+                | (~Q(state__in=["queued", "dispatched"]) & Q(finished_at__isnull=False)),
+                name="inference_ended_has_a_time",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind="cohort.text") | Q(epsilon_micro__gt=0, delta__gt=0),
+                name="cohort_answer_has_a_cost",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["lease"], condition=Q(state__in=["queued", "dispatched"]), name="inference_open"),
+            models.Index(fields=["user", "-created_at"], name="inference_by_user"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.kind} {self.state}"

@@ -1,0 +1,12 @@
+"""The SQL of ``privacy/sql/ledger.sql``: CREATE OR REPLACE throughout, so it can be applied again."""
+
+from pathlib import Path
+
+from django.db import migrations
+
+SQL = Path(__file__).resolve().parent.parent / "sql" / "ledger.sql"
+
+
+class Migration(migrations.Migration):
+    dependencies = [("privacy", "0001_initial")]
+    operations = [migrations.RunSQL(SQL.read_text(encoding="utf-8"), migrations.RunSQL.noop)]
