@@ -1,0 +1,61 @@
+# Every target brings what it needs; repeating one is cheap.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test setup-bench demo demo-check demo-reset test test-fast lint format types contracts unit \
+        flows bench-gateway screenshots
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
+BIN := .venv/bin
+FAST := -m "not engine and not flow and not browser"
+
+help:  ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup:  ## Make .venv, install the pinned packages, the system libraries and the front-end files
+	@$(BOOTSTRAP) demo
+
+setup-test:
+	@$(BOOTSTRAP) test
+
+setup-bench:
+	@$(BOOTSTRAP) bench
+
+demo: setup  ## Start the whole network on this machine and stay in front; Ctrl-C stops it
+	@exec $(BIN)/python -m fdrouter.demo up
+
+demo-check: setup  ## Check a running demo: every part, one request of every kind
+	@exec $(BIN)/python -m fdrouter.demo check
+
+demo-reset:  ## Delete everything the demo wrote (.demo)
+	@exec $(BIN)/python -m fdrouter.demo reset
+
+test: setup-test lint types contracts unit flows  ## Run every check and every test
+
+test-fast: setup-test lint contracts  ## Run what needs no engine: under two minutes
+	$(BIN)/pytest $(FAST)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup  ## Check the types
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+unit: setup-test
+	$(BIN)/pytest $(FAST)
+
+flows: setup-test
+	$(BIN)/pytest -m "engine or flow or browser"
+
+bench-gateway: setup-bench  ## Measure the coordinator against a backend called directly
+	$(BIN)/python benchmarks/gateway/run.py
+
+screenshots: setup-test  ## Take a picture of every page of a running demo, light and dark
+	$(BIN)/python -m fdrouter.demo screenshots
