@@ -29,7 +29,7 @@ SILENT_WORDS = (
     "experience experienced know known tell describe summarize summarise summary list answer give given gave get got "
     "take taken taking took use used using start started treat treated treatment help helped helps make made work "
     "worked find found show showed question please short briefly sentence sentences one two three many much number "
-    "percent year years week weeks day days month months doctor nurse clinician staff"
+    "percent year years week weeks day days month months doctor nurse clinician staff go away went gone come came"
 )
 #: Words that many records hold whatever they are about: they rank, but do not by themselves make a record relevant.
 #: A fixed public list takes the place of corpus statistics, which would let one patient's record move another's score.
