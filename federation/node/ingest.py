@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from fdrouter.errors import Conflict, InvalidParameter
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 4000
 SAMPLES = 5
+#: The server needs a moment to notice that a killed process is gone and to let its lock go.
+LOCK_SECONDS = 3.0
 _LOCK = 0x6664_0001
 _SKIPPED = (store.UNKNOWN_PATIENT, store.UNKNOWN_REMOVED)
 
@@ -137,9 +140,11 @@ def ingest(data_path: Path, progress: Progress | None = None) -> Report:
 def exclusive(report: Report) -> Iterator[IngestRun]:
     """One ingest at a time. The session lock goes with its connection, so a run still marked as running was killed."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK])
-        if not cursor.fetchone()[0]:
-            raise Conflict("Another ingest of this node is running.")
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(cursor):
+            if time.monotonic() > deadline:
+                raise Conflict("Another ingest of this node is running.")
+            time.sleep(0.1)
         try:
             now = timezone.now()
             IngestRun.objects.filter(state=IngestRun.State.RUNNING).update(
@@ -155,6 +160,11 @@ def exclusive(report: Report) -> Iterator[IngestRun]:
                 _close(run, report)
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+def _locked(cursor: CursorWrapper) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK])
+    return bool(cursor.fetchone()[0])
 
 
 def _close(run: IngestRun, report: Report) -> None:

@@ -285,7 +285,8 @@ def test_a_killed_process_leaves_a_run_that_the_next_one_completes(tmp_path: Pat
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_ingests_do_not_run_at_once(tmp_path: Path) -> None:
+def test_two_ingests_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "LOCK_SECONDS", 0.3)
     lines.write(tmp_path / "a.ndjson", [lines.patient("p1")])
     outcome: list[type[BaseException] | None] = []
 
