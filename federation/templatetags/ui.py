@@ -1,0 +1,143 @@
+"""What every page is made of: icons, navigation, moments in time and amounts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from django import template
+from django.contrib.staticfiles import finders
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString, mark_safe
+
+from accounts.models import Role
+from accounts.principals import Principal
+from fdrouter.errors import DomainError
+from federation import pages
+
+register = template.Library()
+
+_NAME = re.compile(r"^[a-z0-9-]{1,40}$")
+_SVG = re.compile(r"<svg[^>]*>(.*)</svg>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the navigation."""
+
+    label: str
+    view: str
+    icon: str
+    url: str = ""
+    current: bool = False
+
+
+CLINICAL_PAGES = (
+    Entry("Ask", "federation:ask", "message-circle"),
+    Entry("History", "federation:history", "history"),
+    Entry("My budget", "federation:budget", "gauge"),
+)
+OPERATOR_PAGES = (Entry("Nodes", "federation:nodes", "server-2"),)
+PORTAL_PAGES = (
+    Entry("Today", "compliance:portal", "layout-dashboard"),
+    Entry("Ledger", "compliance:ledger", "scale"),
+    Entry("Requests", "compliance:requests", "list-details"),
+    Entry("Events", "compliance:events", "shield-check"),
+    Entry("Reports", "compliance:reports", "report-analytics"),
+)
+# Pages that have no entry of their own belong to the one that leads to them.
+_PARENTS = {"federation:inference": "federation:history"}
+
+
+def entries(principal: Principal | None) -> tuple[Entry, ...]:
+    """The pages that this person's post gives them; none without a post."""
+    if principal is None:
+        return ()
+    if principal.sees_portal:
+        return PORTAL_PAGES
+    if principal.role in (Role.NODE_OPERATOR, Role.ADMINISTRATOR):
+        return OPERATOR_PAGES
+    return CLINICAL_PAGES
+
+
+@register.simple_tag(takes_context=True)
+def navigation(context: template.Context) -> list[Entry]:
+    """The entries for the person of this page, with addresses and the present one marked."""
+    request: HttpRequest | None = context.get("request")
+    match = request.resolver_match if request is not None else None
+    here = match.view_name if match is not None else ""
+    here = _PARENTS.get(here, here)
+    return [
+        Entry(entry.label, entry.view, entry.icon, reverse(entry.view), entry.view == here)
+        for entry in entries(context.get("principal"))
+    ]
+
+
+@lru_cache(maxsize=256)
+def _drawing(name: str) -> str:
+    """The inside of an icon's SVG; empty when the set-up has not copied the icons."""
+    found = finders.find(f"vendor/icons/{name}.svg") if _NAME.match(name) else None
+    if not isinstance(found, str):
+        return ""
+    match = _SVG.search(Path(found).read_text(encoding="utf-8"))
+    return " ".join(match.group(1).split()) if match else ""
+
+
+@register.simple_tag
+def icon(name: str, classes: str = "") -> SafeString:
+    """A decorative icon, drawn in the text's colour and hidden from screen readers: a word always stands beside it."""
+    return format_html(
+        '<svg class="icon {}" viewBox="0 0 24 24" width="24" height="24" fill="none" stroke="currentColor"'
+        ' stroke-width="1.75" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false">'
+        "{}</svg>",
+        classes,
+        mark_safe(_drawing(name)),  # noqa: S308  (a file of the pinned icon package)
+    )
+
+
+@register.simple_tag
+def moment(value: datetime | None, style: str = "full") -> SafeString | str:
+    """A point in time: UTC from the server, turned into the reader's zone by ``page.js`` with UTC as its title.
+
+    ``style``: ``full`` (date and time), ``time`` or ``ago``.
+    """
+    if value is None:
+        return "never"
+    utc = value.astimezone(UTC)
+    shown = utc.strftime("%H:%M" if style == "time" else "%-d %b %Y, %H:%M")
+    return format_html(
+        '<time datetime="{}" data-style="{}" title="{} UTC">{} UTC</time>',
+        utc.isoformat(timespec="seconds"),
+        style,
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        shown,
+    )
+
+
+@register.simple_tag
+def trouble_for(error: DomainError) -> pages.Trouble:
+    """An error in words, with its next steps."""
+    return pages.trouble(error)
+
+
+@register.filter
+def post_name(role: str) -> str:
+    """A role in words."""
+    return str(Role(role).label).capitalize() if role in Role.values else role
+
+
+@register.filter
+def amount(value: float | int | None) -> str:
+    """A privacy cost or a count: at most two decimals, none where they are zero, a thin gap between thousands."""
+    if value is None:
+        return "–"
+    rounded = round(float(value), 2)
+    text = f"{rounded:,.2f}".rstrip("0").rstrip(".").replace(",", "\u202f")
+    if rounded == 0 and value > 0:
+        return "<0.01"
+    return text

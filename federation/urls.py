@@ -1,0 +1,19 @@
+"""Addresses of the clinician's and the operator's pages."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from federation import views
+
+app_name = "federation"
+urlpatterns = [
+    path("", views.ask, name="ask"),
+    path("ask/quote", views.quote, name="quote"),
+    path("history", views.history, name="history"),
+    path("history/<uuid:request_id>", views.inference, name="inference"),
+    path("history/<uuid:request_id>/receipt", views.receipt, name="receipt"),
+    path("history/<uuid:request_id>/receipt.json", views.receipt_file, name="receipt-file"),
+    path("budget", views.budget, name="budget"),
+    path("nodes", views.nodes, name="nodes"),
+]

@@ -1,0 +1,188 @@
+"""The clinician's pages and the operator's: parse, authorise, ask one service, render."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from accounts.policy import PURPOSES
+from accounts.principals import Principal
+from accounts.views import principal_required
+from fdrouter.errors import DomainError, InvalidParameter, NotFound, PolicyDenied
+from federation import pages, quotes, selectors
+from federation.models import Kind
+from privacy.selectors import balances
+
+PURPOSE_SECONDS = 180 * 24 * 3600
+
+
+@require_safe
+@never_cache
+@principal_required
+def ask(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The Ask page. People whose post asks nothing go to the page that their post is about."""
+    if not principal.is_clinical:
+        return redirect("compliance:portal" if principal.sees_portal else "federation:nodes")
+    again = _again(request, principal)
+    context = {
+        "composer": pages.composer(
+            principal, kind=request.GET.get("kind", ""), purpose=request.COOKIES.get("purpose", ""), again=again
+        ),
+        "gauges": balances(principal),
+        "recent": selectors.recent(principal),
+    }
+    return render(request, "federation/ask.html", context)
+
+
+def _again(request: HttpRequest, principal: Principal) -> selectors.Request | None:
+    """The request to ask once more, when the address names one of the person's own."""
+    try:
+        return selectors.request(principal, UUID(request.GET["again"]))
+    except (KeyError, ValueError, NotFound):
+        return None
+
+
+@require_safe
+@never_cache
+@principal_required
+def quote(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """What sending would cost, as a part of the Ask page; also where the purpose of use is remembered."""
+    if not principal.is_clinical:
+        raise NotFound
+    kind, purpose = request.GET.get("kind", ""), request.GET.get("purpose", "")
+    context: dict[str, Any] = {"kind": kind, "purpose": purpose, "hospitals": {}}
+    try:
+        if kind not in Kind.values:
+            raise InvalidParameter("Choose what should answer.", field="kind")
+        found = quotes.quote(
+            principal,
+            kind=kind,
+            epsilon=_epsilon(request) if kind == Kind.COHORT_TEXT else None,
+            hospitals=request.GET.getlist("hospitals"),
+        )
+        refusal = found.refusal or _purpose_refusal(principal, Kind(kind), purpose)
+        context |= {"quote": found, "refusal": refusal, "blocks": pages.blocks(principal, found.block_left)}
+    except DomainError as error:
+        context["refusal"] = error
+    context["trouble"] = pages.trouble(context["refusal"]) if context["refusal"] else None
+    context["gauge"] = next((g for g in balances(principal) if g.scope == "user" and g.is_privacy), None)
+    response = render(request, "federation/_quote.html", context)
+    if purpose in PURPOSES:
+        response.set_cookie(
+            "purpose", purpose, max_age=PURPOSE_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
+        )
+    return response
+
+
+def _epsilon(request: HttpRequest) -> float | None:
+    text = request.GET.get("epsilon", "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidParameter("The privacy cost must be a number.", field="epsilon")
+    return value
+
+
+def _purpose_refusal(principal: Principal, kind: Kind, purpose: str) -> PolicyDenied | None:
+    allowed = selectors.purposes_by_kind(principal).get(kind, [])
+    if purpose in allowed:
+        return None
+    words = " or ".join(PURPOSES[name].lower() for name in allowed) or "no purpose"
+    return PolicyDenied(f"This may be asked for {words}. Choose the purpose that is true.", purposes=allowed)
+
+
+@require_safe
+@never_cache
+@principal_required
+def history(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The person's own requests: search, filters, pages."""
+    filters = {name: request.GET.get(name, "") for name in ("text", "kind", "outcome")}
+    number = request.GET.get("page", "1")
+    page = selectors.history(principal, **filters, page=int(number) if number.isdecimal() and len(number) < 7 else 1)
+    context = {
+        "page": page,
+        "filters": filters,
+        "filtered": any(filters.values()),
+        "kinds": Kind.choices,
+        "outcomes": selectors.OUTCOMES.items(),
+    }
+    return render(request, "federation/history.html", context)
+
+
+@require_safe
+@never_cache
+@principal_required
+def inference(request: HttpRequest, principal: Principal, request_id: UUID) -> HttpResponse:
+    """One of the person's own requests."""
+    found = selectors.request(principal, request_id)
+    context = {
+        "found": found,
+        "receipt": pages.receipt_view(found),
+        "steps": pages.steps(found),
+        "trouble": pages.trouble_of(found),
+        "purpose": PURPOSES.get(found.row.purpose, found.row.purpose),
+    }
+    return render(request, "federation/inference.html", context)
+
+
+@require_safe
+@never_cache
+@principal_required
+def receipt(request: HttpRequest, principal: Principal, request_id: UUID) -> HttpResponse:
+    """The receipt of one of the person's own requests, as a part of the Ask page."""
+    found = selectors.request(principal, request_id)
+    return render(
+        request,
+        "federation/_receipt.html",
+        {"found": found, "receipt": pages.receipt_view(found)},
+    )
+
+
+@require_safe
+@never_cache
+@principal_required
+def receipt_file(request: HttpRequest, principal: Principal, request_id: UUID) -> HttpResponse:
+    """The receipt as the node signed it, to keep and to verify elsewhere."""
+    found = selectors.request(principal, request_id)
+    if found.row.receipt is None:
+        raise NotFound
+    body = json.dumps(found.row.receipt, sort_keys=True, indent=2, ensure_ascii=False)
+    response = HttpResponse(body + "\n", content_type="application/json")
+    response["Content-Disposition"] = f'attachment; filename="receipt-{request_id}.json"'
+    return response
+
+
+@require_safe
+@never_cache
+@principal_required
+def budget(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """What is left today, what used it, and when it refills."""
+    gauges = balances(principal)
+    since = min((gauge.started_at for gauge in gauges), default=None)
+    context = {
+        "gauges": gauges,
+        "privacy_gauges": [gauge for gauge in gauges if gauge.is_privacy],
+        "request_gauges": [gauge for gauge in gauges if not gauge.is_privacy],
+        "sources": selectors.sources(principal) if gauges else [],
+        "used": selectors.recent(principal, since=since, limit=100) if since else [],
+    }
+    return render(request, "federation/budget.html", context)
+
+
+@require_safe
+@never_cache
+@principal_required
+def nodes(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The nodes that an operator looks after."""
+    return render(request, "federation/nodes.html", {"cards": selectors.nodes(principal)})
