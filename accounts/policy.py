@@ -23,6 +23,13 @@ PURPOSES = {
     "HQUALIMP": "Quality improvement",
     "HRESCH": "Research",
 }
+
+
+def usual_purpose(role: str) -> str:
+    """The purpose of use that a request has when it names none."""
+    return "HRESCH" if role == Role.RESEARCHER else "TREAT"
+
+
 _GROUPS: dict[str, tuple[Role, ...]] = {
     "clinical": CLINICAL_ROLES,
     "care": (Role.ATTENDING, Role.RESIDENT, Role.NURSE, Role.PHARMACIST),

@@ -14,6 +14,7 @@ IS_COORDINATOR = ROLE in ("coordinator", "all")
 IS_NODE = ROLE in ("node", "all")
 IDENTITY_DIR = env.path("FDROUTER_IDENTITY_DIR")
 NODE_ID = env.text("FDROUTER_NODE_ID", "")
+HOSPITAL_ID = env.text("FDROUTER_HOSPITAL_ID", NODE_ID)
 
 # --- secrets ----------------------------------------------------------------------------------------------------
 SECRET_KEY = env.secret("FDROUTER_SECRET_KEY")

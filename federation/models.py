@@ -110,3 +110,27 @@ class Inference(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.kind} {self.state}"
+
+
+class NodeCallState(models.TextChoices):
+    """A node's work on one message. A call found ``running`` after a restart is ``failed`` and stays charged."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class NodeCall(models.Model):
+    """A node's memory of a message (node database only): a repeat gets the stored answer and is not charged again."""
+
+    id = models.UUIDField(primary_key=True)
+    request_digest = models.BinaryField(max_length=32)
+    state = models.CharField(max_length=8, choices=NodeCallState.choices, default=NodeCallState.RUNNING)
+    code = models.CharField(max_length=40, blank=True)
+    answer = models.BinaryField(null=True)
+    receipt = models.JSONField(null=True)
+    started_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.state}"

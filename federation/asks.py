@@ -1,0 +1,196 @@
+"""What a person asks, checked at the door. Interfaces build an :class:`Ask`; everything behind may rely on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accounts.policy import PURPOSES
+from federation.models import Kind
+from fdrouter.errors import InvalidParameter
+from privacy.dp.text_plan import TextPlan, plan_text
+
+MAX_PROMPT_BYTES = 32 * 1024
+MAX_MESSAGES = 64
+MAX_ANSWER_TOKENS = 1024
+DEFAULT_ANSWER_TOKENS = 256
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A valid request. ``plan`` is there for ``cohort.text`` alone and holds its whole privacy cost.
+
+    An empty ``purpose`` stands for the usual one of the person's role.
+    """
+
+    kind: Kind
+    model: str
+    messages: tuple[dict[str, str], ...]
+    purpose: str
+    channel: str
+    stream: bool
+    hospitals: tuple[str, ...] = ()
+    patient: str = ""
+    max_tokens: int = DEFAULT_ANSWER_TOKENS
+    temperature: float = 0.0
+    idempotency_key: str | None = None
+    plan: TextPlan | None = None
+
+    @property
+    def question(self) -> str:
+        """The last message of the user."""
+        return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyOptions:
+    """The ``privacy`` object of a request, as it came."""
+
+    kind: Any = None
+    epsilon: Any = None
+    delta: Any = None
+    hospitals: Any = ()
+    idempotency_key: Any = None
+    patient: Any = ""
+    purpose: Any = None
+    contexts: Any = None
+    max_tokens: Any = None
+    top_k: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make(
+    *, model: Any, messages: Any, privacy: PrivacyOptions, default_purpose: str, channel: str, stream: bool, **sampling: Any
+) -> Ask:
+    """Checks everything and plans the privacy cost.
+
+    Raises:
+        InvalidParameter: ``details['field']`` names the first bad value.
+        PushTooSmall: a cohort question whose records could not influence the text.
+    """
+    if privacy.extra:
+        raise InvalidParameter(f"Unknown privacy option: {sorted(privacy.extra)[0][:40]}.", field="privacy")
+    kind = _kind(privacy.kind)
+    hospitals = _hospitals(privacy.hospitals)
+    max_tokens = _whole("max_tokens", sampling.get("max_tokens"), 1, MAX_ANSWER_TOKENS)
+    if privacy.max_tokens is not None:
+        max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
+    plan = None
+    if kind is Kind.COHORT_TEXT:
+        plan = _plan(privacy, max_tokens)
+    elif privacy.epsilon not in (None, 0, 0.0) or privacy.contexts is not None or privacy.top_k is not None:
+        raise InvalidParameter(f"The kind {kind} has no privacy cost: leave epsilon out.", field="privacy.epsilon")
+    patient = _text("privacy.patient", privacy.patient or "", 64)
+    if (kind is Kind.CHART) != bool(patient):
+        raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
+    return Ask(
+        kind=kind,
+        model=_text("model", model, 120, empty=False),
+        messages=_messages(messages),
+        purpose=_purpose(privacy.purpose),
+        channel=channel,
+        stream=bool(stream),
+        hospitals=hospitals,
+        patient=patient,
+        max_tokens=max_tokens or DEFAULT_ANSWER_TOKENS,
+        temperature=_number("temperature", sampling.get("temperature"), 0.0, 2.0, 0.0),
+        idempotency_key=_text("privacy.idempotency_key", privacy.idempotency_key or "", 200) or None,
+        plan=plan,
+    )
+
+
+def _plan(privacy: PrivacyOptions, max_tokens: int | None) -> TextPlan:
+    options: dict[str, Any] = {
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "contexts": privacy.contexts,
+        "max_tokens": max_tokens,
+        "top_k": privacy.top_k,
+    }
+    for name in ("epsilon", "delta"):
+        if options[name] is not None:
+            options[name] = _number(f"privacy.{name}", options[name], -math.inf, math.inf, 0.0)
+    for name in ("contexts", "top_k"):
+        if options[name] is not None:
+            options[name] = _whole(f"privacy.{name}", options[name], -(10**9), 10**9)
+    return plan_text(**{name: value for name, value in options.items() if value is not None})
+
+
+def _kind(value: Any) -> Kind:
+    try:
+        return Kind(value or Kind.GENERAL)
+    except ValueError:
+        known = ", ".join(Kind.values)
+        raise InvalidParameter(f"Unknown kind. Kinds are: {known}.", field="privacy.kind") from None
+
+
+def _purpose(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or value not in PURPOSES:
+        known = ", ".join(PURPOSES)
+        raise InvalidParameter(f"Unknown purpose of use. Purposes are: {known}.", field="privacy.purpose")
+    return value
+
+
+def _hospitals(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) > 64:
+        raise InvalidParameter("hospitals must be a list of hospital ids.", field="privacy.hospitals")
+    return tuple(dict.fromkeys(_text("privacy.hospitals", item, 40, empty=False) for item in value))
+
+
+def _messages(value: Any) -> tuple[dict[str, str], ...]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_MESSAGES:
+        raise InvalidParameter(f"messages must hold 1 to {MAX_MESSAGES} entries.", field="messages")
+    found = []
+    for message in value:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise InvalidParameter(f"A message needs a role out of {', '.join(_ROLES)}.", field="messages")
+        found.append({"role": message["role"], "content": _content(message.get("content"))})
+    if not any(m["role"] == "user" and m["content"].strip() for m in found):
+        raise InvalidParameter("The question is empty.", field="messages")
+    if sum(len(m["content"].encode()) for m in found) > MAX_PROMPT_BYTES:
+        raise InvalidParameter(f"The messages are longer than {MAX_PROMPT_BYTES // 1024} KiB.", field="messages")
+    return tuple(found)
+
+
+def _content(value: Any) -> str:
+    if isinstance(value, list):  # OpenAI's list of parts
+        texts = [p.get("text") for p in value if isinstance(p, dict) and p.get("type") == "text"]
+        if len(texts) != len(value):
+            raise InvalidParameter("Only text can be sent.", field="messages")
+        value = "".join(t for t in texts if isinstance(t, str))
+    return _text("messages", value, MAX_PROMPT_BYTES)
+
+
+def _text(name: str, value: Any, limit: int, *, empty: bool = True) -> str:
+    if not isinstance(value, str):
+        raise InvalidParameter(f"{name} must be text.", field=name)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidParameter(f"{name} must be valid Unicode.", field=name) from None
+    if "\0" in value or len(value) > limit or not (empty or value):
+        raise InvalidParameter(f"{name} must be text of at most {limit} characters without zero bytes.", field=name)
+    return value
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidParameter(f"{name} must be a whole number from {low} to {high}.", field=name)
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidParameter(f"{name} must be a finite number.", field=name)
+    if not low <= value <= high:
+        raise InvalidParameter(f"{name} must lie between {low:g} and {high:g}.", field=name)
+    return float(value)

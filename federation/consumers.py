@@ -1,0 +1,144 @@
+"""The WebSocket of the Ask page: parse, authorise, call the service, render frames. Protocol: docs/websocket.md."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+from fdrouter.errors import DomainError, InvalidParameter
+from federation import asks, inference, selectors
+from federation.admission import Credential
+from federation.asks import PrivacyOptions
+from federation.frames import Frame
+from federation.quotes import expected_seconds
+
+MAX_FOLLOWED = 4
+SIGNED_OUT = 4401
+
+
+class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  (channels has no types)
+    """One connection of one signed-in person. Closing it stops no request: the answer goes to the history."""
+
+    async def connect(self) -> None:
+        user = self.scope.get("user")
+        self._followed: dict[uuid.UUID, asyncio.Task[None]] = {}
+        await self.accept()
+        if user is None or not user.is_authenticated:
+            await self.close(code=SIGNED_OUT)
+            return
+        self._user_id: int = user.pk
+
+    async def disconnect(self, code: int) -> None:
+        for task in self._followed.values():
+            task.cancel()
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        try:
+            if not isinstance(content, dict):
+                raise InvalidParameter("A message must be an object.", field="type")
+            handler = {"ask": self._ask, "cancel": self._cancel, "resume": self._resume}.get(content.get("type", ""))
+            if handler is None:
+                raise InvalidParameter("Unknown type of message.", field="type")
+            await handler(content)
+        except DomainError as error:
+            await self._error(None, error)
+
+    @classmethod
+    async def decode_json(cls, text_data: str) -> Any:
+        try:
+            return await super().decode_json(text_data)
+        except ValueError:
+            return None
+
+    async def _ask(self, content: dict[str, Any]) -> None:
+        if len(self._followed) >= MAX_FOLLOWED:
+            raise InvalidParameter("Wait for the answers that are under way.", field="type")
+        model = content.get("model") or await sync_to_async(selectors.default_model, thread_sensitive=False)()
+        privacy = PrivacyOptions(
+            kind=content.get("kind"),
+            epsilon=content.get("epsilon"),
+            hospitals=content.get("hospitals") or (),
+            patient=content.get("patient") or "",
+            purpose=content.get("purpose") or None,
+            idempotency_key=content.get("idempotency_key"),
+        )
+        ask = asks.make(
+            model=model,
+            messages=[{"role": "user", "content": content.get("prompt")}],
+            privacy=privacy,
+            channel="web",
+            stream=True,
+        )
+        request_id = await inference.service().submit(Credential(user_id=self._user_id), ask)
+        await self.send_json(
+            {
+                "type": "accepted",
+                "id": str(request_id),
+                "kind": ask.kind.value,
+                "epsilon": ask.plan.epsilon if ask.plan else 0.0,
+                "delta": ask.plan.delta if ask.plan else 0.0,
+                "expected_seconds": expected_seconds(ask.kind, ask.plan),
+            }
+        )
+        self._start_following(request_id)
+
+    async def _cancel(self, content: dict[str, Any]) -> None:
+        await inference.service().cancel(_id(content), self._user_id)
+
+    async def _resume(self, content: dict[str, Any]) -> None:
+        request_id = _id(content)
+        await sync_to_async(inference.get_own, thread_sensitive=False)(self._user_id, request_id)
+        self._start_following(request_id)
+
+    def _start_following(self, request_id: uuid.UUID) -> None:
+        if request_id not in self._followed:
+            task = asyncio.create_task(self._follow(request_id))
+            self._followed[request_id] = task
+            task.add_done_callback(lambda _: self._followed.pop(request_id, None))
+
+    async def _follow(self, request_id: uuid.UUID) -> None:
+        try:
+            async for frame, data in inference.service().follow(request_id):
+                await self.send_json(_message(request_id, frame, data))
+        except DomainError as error:
+            await self._error(request_id, error)
+
+    async def _error(self, request_id: uuid.UUID | None, error: DomainError) -> None:
+        await self.send_json(
+            {
+                "type": "error",
+                "id": str(request_id) if request_id else None,
+                "code": error.code,
+                "message": error.message,
+                "details": dict(error.details),
+                "charged": False,
+            }
+        )
+
+
+def _id(content: dict[str, Any]) -> uuid.UUID:
+    try:
+        return uuid.UUID(str(content.get("id")))
+    except ValueError:
+        raise InvalidParameter("id must be the id of a request.", field="id") from None
+
+
+def _message(request_id: uuid.UUID, frame: Frame, data: Any) -> dict[str, Any]:
+    if frame is Frame.PROGRESS:
+        return {"type": "progress", "id": str(request_id), **data}
+    if frame is Frame.DELTA:
+        return {"type": "delta", "id": str(request_id), "text": data}
+    if frame is Frame.FAILED:
+        return {"type": "error", **data}
+    return {
+        "type": "done",
+        "id": str(request_id),
+        "answer": data["answer"],
+        "node": data["node"],
+        "privacy": data["privacy"],
+        "usage": {"prompt_tokens": data["usage"][0], "completion_tokens": data["usage"][1]},
+    }

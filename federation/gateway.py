@@ -1,0 +1,232 @@
+"""Calls to nodes. Two transports, one stream of events, one kind of failure that says whether anything left."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from django.conf import settings
+
+from federation import identity, receipts, sealing
+from federation.identity import PublicIdentity
+from federation.models import Transport
+
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+MAX_LINE_BYTES = 1024 * 1024
+MESSAGE_SECONDS = 300
+
+
+class CallFailed(Exception):
+    """A node call did not end with an answer.
+
+    ``code`` is one of :mod:`fdrouter.errors`; ``sent`` is False only when it is certain that the node acted on
+    nothing (no connection, or the node itself says that it charged nothing).
+    """
+
+    def __init__(self, code: str, *, sent: bool, details: dict[str, Any] | None = None, broken: bool = True) -> None:
+        self.code, self.sent, self.details = code, sent, details or {}
+        self.broken = broken  # whether the breaker should count it
+        super().__init__(code)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for one node. ``payload`` is what a node's message holds (see ``federation.node.service``)."""
+
+    id: str
+    kind: str
+    model: str
+    stream: bool
+    request_digest: str
+    payload: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a node gave in the end."""
+
+    text: str = ""
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    receipt: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Something to tell while waiting."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class NodeEndpoint:
+    """Where and how a node is called."""
+
+    id: str
+    name: str
+    hospital: str
+    url: str
+    transport: str
+    served_models: frozenset[str]
+    public: PublicIdentity | None
+    status: dict[str, Any] = field(default_factory=dict)
+    certificate_sha256: str = ""
+
+
+def tls_context(folder: Path) -> ssl.SSLContext:
+    """Mutual TLS with this process's identity; only the network's CA is trusted."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(folder / "ca.pem"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+class Gateway:
+    """HTTP sessions to all nodes of the network. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=settings.NODE_CONNECT_SECONDS, sock_read=settings.NODE_READ_SECONDS
+        )
+        self._plain = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60), timeout=timeout
+        )
+        self._sealed: aiohttp.ClientSession | None = None
+        self._timeout = timeout
+
+    def _tls(self) -> aiohttp.ClientSession:
+        if self._sealed is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ssl=tls_context(settings.IDENTITY_DIR))
+            self._sealed = aiohttp.ClientSession(
+                connector=connector, timeout=self._timeout, read_bufsize=MAX_LINE_BYTES
+            )
+        return self._sealed
+
+    async def close(self) -> None:
+        await self._plain.close()
+        if self._sealed is not None:
+            await self._sealed.close()
+
+    async def call(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer]:
+        """Text as it comes, progress, and last the :class:`Answer`.
+
+        Raises:
+            CallFailed: and nothing else for anything that a node or network can do.
+        """
+        stream = self._openai(node, call) if node.transport == Transport.OPENAI else self._node(node, call)
+        try:
+            async for item in stream:
+                yield item
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise CallFailed("no_node", sent=False) from None
+        except TimeoutError:
+            raise CallFailed("node_timeout", sent=True) from None
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError, UnicodeError, ValueError, KeyError, TypeError):
+            raise CallFailed("node_failed", sent=True) from None
+
+    async def health(self, node: NodeEndpoint) -> dict[str, Any]:
+        """The node's health document, or that of a plain engine. Raises :class:`CallFailed`."""
+        plain = node.transport == Transport.OPENAI
+        url = f"{node.url}/v1/models" if plain else f"{node.url}/node/health"
+        try:
+            session = self._plain if plain else self._tls()
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+                if response.status != 200:
+                    raise CallFailed("node_failed", sent=False)
+                return {} if plain else await response.json()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            raise CallFailed("no_node", sent=False) from None
+
+    async def _openai(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Answer]:
+        body = {"model": call.model, "messages": call.payload["messages"], "stream": call.stream}
+        body |= {"max_tokens": call.payload["max_tokens"], "temperature": call.payload["temperature"]}
+        headers = {"content-type": "application/json"}
+        url = f"{node.url}/v1/chat/completions"
+        async with self._plain.post(url, data=_encode(body), headers=headers) as response:
+            if response.status != 200:
+                raise CallFailed("node_failed", sent=True)
+            if not call.stream:
+                document = _decode(await response.read())
+                choice, usage = document["choices"][0], document.get("usage") or {}
+                yield Answer(
+                    choice["message"]["content"],
+                    choice.get("finish_reason") or "stop",
+                    usage.get("prompt_tokens", 0),
+                    usage.get("completion_tokens", 0),
+                )
+                return
+            async for item in _openai_events(response):
+                yield item
+
+    async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer]:
+        if node.public is None:
+            raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"})
+        now = int(time.time())
+        payload = {**call.payload, "issued_at": now, "expires_at": now + MESSAGE_SECONDS}
+        envelope = sealing.seal(identity.load(settings.IDENTITY_DIR), node.public, call.id, payload)
+        async with self._tls().post(f"{node.url}/node/messages", data=envelope) as response:
+            if response.status != 200:
+                raise CallFailed("node_failed", sent=response.status >= 500, details={"status": response.status})
+            answer: Answer | None = None
+            async for line in response.content:
+                item = _node_event(_decode(line), node, call)
+                if isinstance(item, Answer):
+                    answer = item
+                yield item
+            if answer is None:
+                raise CallFailed("node_failed", sent=True)
+
+
+async def _openai_events(response: aiohttp.ClientResponse) -> AsyncIterator[str | Answer]:
+    answer = Answer()
+    parts: list[str] = []
+    async for line in response.content:
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            answer.text = "".join(parts)
+            answer.completion_tokens = answer.completion_tokens or len(parts)
+            yield answer
+            return
+        event = _decode(data)
+        if usage := event.get("usage"):
+            answer.prompt_tokens = usage.get("prompt_tokens", 0)
+            answer.completion_tokens = usage.get("completion_tokens", 0)
+        for choice in event.get("choices", ()):
+            if text := (choice.get("delta") or {}).get("content"):
+                parts.append(text)
+                yield text
+            answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+    raise CallFailed("node_failed", sent=True)  # the stream ended without its end
+
+
+def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | Progress | Answer:
+    kind = event["type"]
+    if kind == "delta":
+        return str(event["text"])
+    if kind == "progress":
+        return Progress(str(event["text"]))
+    if kind == "error":
+        charged = event.get("charged", True) is not False
+        raise CallFailed(
+            str(event["code"]), sent=charged, details=event.get("details") or {}, broken=bool(event.get("broken", charged))
+        )
+    if kind != "answer":
+        raise CallFailed("node_failed", sent=True)
+    receipt = event["receipt"]
+    if node.public is None or not receipts.is_valid(
+        receipt, node.public, message_id=call.id, request_digest=call.request_digest
+    ):
+        raise CallFailed("node_failed", sent=True, details={"reason": "receipt"})
+    return Answer(
+        event["text"], event["finish_reason"], event["prompt_tokens"], event["completion_tokens"], receipt
+    )

@@ -1,0 +1,251 @@
+"""A node's transactions: begin a call (policy, reservation), end it (settlement, receipt). All short, all durable."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from accounts import policy
+from fdrouter import crypto
+from fdrouter.errors import Conflict, DomainError, IdempotencyConflict, NodeFailed, PolicyDenied
+from fdrouter.evidence import Event, record
+from federation import identity, receipts
+from federation.models import Kind, NodeCall, NodeCallState
+from federation.node import blocks, search
+from privacy import ledger
+from privacy.dp.text_plan import TextPlan, plan_of_event
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An opened and checked message."""
+
+    id: uuid.UUID
+    kind: Kind
+    model: str
+    messages: list[dict[str, str]]
+    max_tokens: int
+    temperature: float
+    request_digest: str
+    purpose: str
+    patient: str
+    actor: dict[str, Any]
+    plan: TextPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call gave."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def parse(message_id: str, payload: dict[str, Any]) -> Message:
+    """The payload as a message.
+
+    Raises:
+        InvalidParameter, PushTooSmall: the plan does not add up. KeyError, TypeError, ValueError: malformed.
+    """
+    kind = Kind(payload["kind"])
+    return Message(
+        id=uuid.UUID(message_id),
+        kind=kind,
+        model=str(payload["model"]),
+        messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in payload["messages"]],
+        max_tokens=int(payload["max_tokens"]),
+        temperature=float(payload["temperature"]),
+        request_digest=str(payload["request_digest"]),
+        purpose=str(payload["purpose"]),
+        patient=str(payload.get("patient") or ""),
+        actor=dict(payload["actor"]),
+        plan=plan_of_event(payload["parameters"]) if kind is Kind.COHORT_TEXT else None,
+    )
+
+
+def _decide(message: Message) -> policy.Decision:
+    """The node's own decision, on its own record of who cares for whom."""
+    hospital = settings.HOSPITAL_ID
+    department = str(message.actor["department"] or "")
+    request = policy.PolicyRequest(
+        role=str(message.actor["role"]),
+        kind=message.kind.value,
+        purpose=message.purpose,
+        hospital=hospital,
+        department=department,
+        same_hospital=message.actor["hospital"] == hospital,
+        in_care=message.kind is Kind.CHART and search.in_care(message.patient, department),
+    )
+    return policy.decide(request)
+
+
+def _event(message: Message, kind: str, outcome: str = "ok", **details: Any) -> Event:
+    return Event(
+        kind=kind,
+        outcome=outcome,
+        actor_id=message.actor.get("id"),
+        subject=message.id,
+        hospital=settings.HOSPITAL_ID,
+        department=message.actor.get("department"),
+        purpose=message.purpose,
+        details=details,
+    )
+
+
+def begin(message: Message) -> NodeCall:
+    """Remembers the call, decides and reserves, in one transaction. Nothing has been read yet.
+
+    Raises:
+        PolicyDenied, BlockExhausted: refused; the refusal is on record, nothing is charged.
+        Conflict: the same message is here already; see :func:`repeated`.
+    """
+    refusal: DomainError | None = None
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                call = NodeCall.objects.create(
+                    id=message.id, request_digest=bytes.fromhex(message.request_digest), state=NodeCallState.RUNNING
+                )
+        except IntegrityError:
+            raise Conflict from None
+        decision = _decide(message)
+        outcome = "allowed" if decision.allowed else "denied"
+        digest, policies = decision.policy_digest, list(decision.policies)
+        record(_event(message, "policy.decision", outcome, policies=policies, policy_digest=digest))
+        try:
+            if not decision.allowed:
+                raise PolicyDenied(policies=policies)
+            if message.plan is not None:
+                _reserve(message, message.plan)
+        except DomainError as error:
+            refusal = error
+            record(_event(message, "request.fail", error.code))
+            _end(call, NodeCallState.FAILED, code=error.code)
+    if refusal is not None:
+        raise refusal
+    return call
+
+
+def _reserve(message: Message, plan: TextPlan) -> None:
+    scope = blocks.current()
+    charge = blocks.charge(scope, plan)
+    ledger.reserve(ledger.Request(id=message.id, charges=[charge], event=plan.to_event()))
+    record(_event(message, "ledger.reserve", scope=scope.key, nano_rdp=charge.amount, epsilon=plan.epsilon))
+
+
+def _end(call: NodeCall, state: NodeCallState, **values: Any) -> bool:
+    values |= {"state": state, "finished_at": timezone.now()}
+    return bool(NodeCall.objects.filter(pk=call.pk, state=NodeCallState.RUNNING).update(**values))
+
+
+def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]:
+    """Settles what was released, signs the receipt and stores both; returns the receipt.
+
+    Raises:
+        NodeFailed: the call was ended elsewhere (a restart gave it up); its charge stands.
+    """
+    with transaction.atomic():
+        block = None
+        if message.plan is not None:
+            scope = blocks.current()
+            nano = blocks.spent(scope, message.plan, outcome.completion_tokens)
+            ledger.settle(message.id, nano)
+            record(_event(message, "ledger.settle", scope=scope.key, nano_rdp=nano))
+            scope.refresh_from_db()
+            block = blocks.figures(scope)
+        receipt = receipts.issue(identity.load(settings.IDENTITY_DIR), _receipt_body(message, outcome, block))
+        stored = _end(
+            call,
+            NodeCallState.DONE,
+            answer=crypto.seal("node-answer", message.id.bytes, outcome.text.encode()),
+            receipt={**receipt, "outcome": [outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens]},
+        )
+        if not stored:
+            raise NodeFailed
+        record(_event(message, "node.receipt", receipt_digest=receipt["digest"], tokens=outcome.completion_tokens))
+    return receipt
+
+
+def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | None) -> dict[str, Any]:
+    mechanism = None
+    if message.plan is not None:
+        event = message.plan.to_event()
+        parameters = {k: event[k] for k in ("contexts", "max_tokens", "clip", "tau", "top_k", "push", "rho_per_token")}
+        mechanism = {
+            "name": event["mechanism"],
+            "unit": event["unit"],
+            "adjacency": event["adjacency"],
+            "epsilon": event["epsilon"],
+            "delta": event["delta"],
+            "rho_reserved": message.plan.rho,
+            "rho_spent": message.plan.rho_of(outcome.completion_tokens),
+            "parameters": parameters,
+        }
+    return {
+        "message_id": str(message.id),
+        "request_digest": message.request_digest,
+        "hospital": settings.HOSPITAL_ID,
+        "kind": message.kind.value,
+        "model": message.model,
+        "mechanism": mechanism,
+        "block": block,
+        "tokens": outcome.completion_tokens,
+        "answer_sha256": hashlib.sha256(outcome.text.encode()).hexdigest(),
+        "at": timezone.now().isoformat(timespec="seconds"),
+    }
+
+
+def fail(message: Message, call: NodeCall, code: str, *, data_seen: bool) -> bool:
+    """Ends a call without an answer; returns whether it stays charged (it does once a model may have seen data)."""
+    with transaction.atomic():
+        if not _end(call, NodeCallState.FAILED, code=code):
+            return True
+        if message.plan is not None:
+            if data_seen:
+                ledger.settle(message.id)
+            else:
+                ledger.release(message.id)
+            record(_event(message, "ledger.settle" if data_seen else "ledger.release"))
+        record(_event(message, "request.fail", code))
+    return data_seen and message.plan is not None
+
+
+def repeated(message: Message) -> NodeCall:
+    """The stored call of a message that came before.
+
+    Raises:
+        IdempotencyConflict: the id belongs to a different request.
+    """
+    call = NodeCall.objects.get(pk=message.id)
+    if bytes(call.request_digest).hex() != message.request_digest:
+        raise IdempotencyConflict
+    return call
+
+
+def stored_answer(call: NodeCall) -> tuple[Outcome, dict[str, Any]]:
+    """Answer and receipt of a finished call."""
+    receipt = dict(call.receipt or {})
+    finish_reason, prompt_tokens, completion_tokens = receipt.pop("outcome")
+    text = crypto.unseal("node-answer", call.pk.bytes, call.answer or b"").decode()
+    return Outcome(text, finish_reason, prompt_tokens, completion_tokens), receipt
+
+
+def give_up_interrupted() -> int:
+    """At start: calls that an earlier process left running are failed; their charge stands."""
+    with transaction.atomic():
+        ids = list(NodeCall.objects.filter(state=NodeCallState.RUNNING).values_list("pk", flat=True))
+        NodeCall.objects.filter(pk__in=ids, state=NodeCallState.RUNNING).update(
+            state=NodeCallState.FAILED, code="interrupted", finished_at=timezone.now()
+        )
+        for pk in ids:
+            ledger.settle(pk)
+            record(Event(kind="request.fail", outcome="interrupted", subject=pk, hospital=settings.HOSPITAL_ID))
+    return len(ids)

@@ -1,0 +1,38 @@
+"""How the node is: engine, block, records. Figures that depend on single patients are banded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from django.conf import settings
+
+from federation.models import NodeCall, NodeCallState
+from federation.node import blocks
+from federation.node.models import Patient
+
+BAND = 100
+
+
+def engine_state() -> str:
+    """``ok`` when the engine answers and serves the node's model."""
+    try:
+        answer = httpx.get(f"{settings.ENGINE_URL}/v1/models", timeout=3.0)
+        names = {entry["id"] for entry in answer.json()["data"]}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return "unreachable"
+    return "ok" if settings.ENGINE_MODEL in names else "another model"
+
+
+def document() -> dict[str, Any]:
+    """The health answer. The number of patients is a band of 100, so that one admission does not show."""
+    low = Patient.objects.count() // BAND * BAND
+    return {
+        "node": settings.NODE_ID,
+        "hospital": settings.HOSPITAL_ID,
+        "engine": engine_state(),
+        "model": settings.ENGINE_MODEL,
+        "patients_band": f"{low}-{low + BAND - 1}",
+        "block": blocks.figures(blocks.current()),
+        "running": NodeCall.objects.filter(state=NodeCallState.RUNNING).count(),
+    }

@@ -1,0 +1,193 @@
+"""What a node does with a message: open, check, decide, reserve, retrieve, decode, settle, sign.
+
+Events of :func:`answer` are JSON-ready: ``progress``, ``delta``, and last ``answer`` (with receipt) or ``error``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+
+from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
+from federation import identity, sealing
+from federation.models import Kind, NodeCallState
+from federation.node import calls, search
+from federation.node.calls import Message, Outcome
+from federation.node.engine import EngineClient, GroupSummary, Usage
+from federation.node.prompts import chart_messages
+
+log = logging.getLogger(__name__)
+
+_CLOCK_SKEW_SECONDS = 60
+_WAIT_SECONDS = 1.0
+CHART_CHARACTERS = 4000
+
+
+def _db(function: Any) -> Any:
+    return sync_to_async(function, thread_sensitive=False)
+
+
+def open_message(data: bytes) -> Message:
+    """Opens an envelope from the coordinator.
+
+    Raises:
+        sealing.BadEnvelope: not ours, not theirs, damaged, expired or malformed.
+    """
+    folder = settings.IDENTITY_DIR
+    message_id, payload = sealing.unseal(identity.load(folder), identity.load_coordinator(folder), data)
+    now = time.time()
+    try:
+        if not payload["issued_at"] - _CLOCK_SKEW_SECONDS <= now <= payload["expires_at"]:
+            raise sealing.BadEnvelope("expired")
+        return calls.parse(message_id, payload)
+    except (KeyError, TypeError, ValueError, DomainError) as error:
+        raise sealing.BadEnvelope(type(error).__name__) from None
+
+
+async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[str, Any]]:
+    """Events of one message. Closing the iterator early ends the call; what a model saw stays charged."""
+    try:
+        call = await _db(calls.begin)(message)
+    except Conflict:
+        async for event in _repeat(message):
+            yield event
+        return
+    except DomainError as error:
+        yield _error(error, charged=False, broken=False)
+        return
+    progress = _Progress()
+    ended = False
+    try:
+        async for event in _work(message, engine, progress):
+            yield event
+        outcome = Outcome(progress.text, progress.finish_reason, progress.prompt_tokens, progress.tokens)
+        receipt = await _db(calls.finish)(message, call, outcome)
+        ended = True
+        yield _answer(outcome, receipt)
+    except DomainError as error:
+        ended = True
+        charged = await _db(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
+        yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound))
+    finally:
+        if not ended:  # the coordinator went away, or something unforeseen: never leave a call open
+            await asyncio.shield(_db(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
+
+
+class _Progress:
+    """What has come so far. ``data_seen``: a model may have seen records."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.finish_reason = "stop"
+        self.prompt_tokens = 0
+        self.tokens = 0
+        self.data_seen = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+async def _work(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    if message.kind is Kind.COHORT_TEXT:
+        stream = _cohort(message, engine, progress)
+    elif message.kind is Kind.CHART:
+        stream = _chart(message, engine, progress)
+    else:
+        stream = _chat(message.messages, message, engine, progress)
+    async for event in stream:
+        yield event
+
+
+async def _chat(
+    messages: list[dict[str, str]], message: Message, engine: EngineClient, progress: _Progress
+) -> AsyncIterator[dict[str, Any]]:
+    stream = engine.chat(messages, max_tokens=message.max_tokens, temperature=message.temperature)
+    async for item in stream:
+        if isinstance(item, Usage):
+            progress.finish_reason = item.finish_reason
+            progress.prompt_tokens, progress.tokens = item.prompt_tokens, item.completion_tokens
+        else:
+            progress.parts.append(item)
+            yield {"type": "delta", "text": item}
+
+
+async def _chart(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    record = await _db(_chart_text)(message.patient, _question(message))
+    yield {"type": "progress", "text": "reading the patient's record"}
+    progress.data_seen = True
+    async for event in _chat(chart_messages(_question(message), record), message, engine, progress):
+        yield event
+
+
+def _chart_text(patient: str, question: str) -> str:
+    chart = search.chart(patient)
+    if chart is None:
+        raise NotFound("There is no such patient in your care.")
+    relevant = search.excerpt(patient, question) or ""
+    notes = "\n".join(f"{note.date or ''} {note.kind}: {note.text}" for note in chart.notes)
+    return "\n".join([relevant, *chart.facts, notes])[:CHART_CHARACTERS]
+
+
+async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    plan = message.plan
+    if plan is None:
+        raise InvalidParameter("A cohort request needs a plan.", field="parameters")
+    question = _question(message)
+    # The number of slots is public; how many patients matched is not, and is told to nobody.
+    yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
+    hits = await _db(search.top_patients)(question, limit=plan.contexts)
+    progress.data_seen = True
+    async for item in engine.decode_group(question, [hit.excerpt for hit in hits], plan):
+        if isinstance(item, GroupSummary):
+            progress.finish_reason, progress.tokens = item.finish_reason, item.tokens
+            progress.prompt_tokens = item.prompt_length
+        else:
+            progress.parts.append(item)
+            yield {"type": "delta", "text": item}
+
+
+def _question(message: Message) -> str:
+    return next(m["content"] for m in reversed(message.messages) if m["role"] == "user")
+
+
+async def _repeat(message: Message) -> AsyncIterator[dict[str, Any]]:
+    """The same message again: its stored answer, free of charge, once it is there."""
+    deadline = time.monotonic() + settings.ENGINE_READ_SECONDS
+    while True:
+        try:
+            call = await _db(calls.repeated)(message)
+        except DomainError as error:
+            yield _error(error, charged=True, broken=False)
+            return
+        if call.state == NodeCallState.DONE:
+            outcome, receipt = await _db(calls.stored_answer)(call)
+            yield {"type": "delta", "text": outcome.text}
+            yield _answer(outcome, receipt)
+            return
+        if call.state == NodeCallState.FAILED or time.monotonic() > deadline:
+            yield {"type": "error", "code": "node_failed", "details": {}, "charged": True, "broken": False}
+            return
+        await asyncio.sleep(_WAIT_SECONDS)
+
+
+def _answer(outcome: Outcome, receipt: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "answer",
+        "text": outcome.text,
+        "finish_reason": outcome.finish_reason,
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "receipt": receipt,
+    }
+
+
+def _error(error: DomainError, *, charged: bool, broken: bool) -> dict[str, Any]:
+    details = {k: v for k, v in error.details.items() if isinstance(v, str | int | float | bool | list)}
+    return {"type": "error", "code": error.code, "details": details, "charged": charged, "broken": broken}

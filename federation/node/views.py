@@ -1,0 +1,69 @@
+"""The node's HTTP interface. Mutual TLS ends in the server; here, envelope and signature are checked once more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from functools import lru_cache
+
+import aiohttp
+import msgspec
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
+
+from fdrouter.errors import DomainError
+from federation.node import health, service
+from federation.node.calls import Message
+from federation.node.engine import EngineClient, Timeouts
+from federation.node.prompts import PromptBuilder
+from federation.sealing import BadEnvelope
+
+log = logging.getLogger(__name__)
+
+MAX_ENVELOPE_BYTES = 1024 * 1024
+_encode = msgspec.json.Encoder().encode
+
+
+@lru_cache(maxsize=1)
+def _prompts() -> PromptBuilder:
+    return PromptBuilder(settings.MODEL_DIR)
+
+
+def engine_client(session: aiohttp.ClientSession) -> EngineClient:
+    """The client of this node's engine."""
+    timeouts = Timeouts(read=settings.ENGINE_READ_SECONDS)
+    return EngineClient(settings.ENGINE_URL, settings.ENGINE_MODEL, session, prompts=_prompts(), timeouts=timeouts)
+
+
+@csrf_exempt  # no cookie is read here: the envelope's signature says who asks
+async def messages(request: HttpRequest) -> HttpResponseBase:
+    """POST /node/messages: a sealed message in, newline-delimited JSON events out."""
+    if request.method != "POST":
+        return HttpResponse(status=405, headers={"Allow": "POST"})
+    try:
+        message = service.open_message(request.body)
+    except BadEnvelope as error:
+        log.warning("message refused", extra={"reason": str(error)[:80]})
+        return JsonResponse({"code": "bad_envelope"}, status=400)
+    return StreamingHttpResponse(_events(message), content_type="application/x-ndjson")
+
+
+async def _events(message: Message) -> AsyncIterator[bytes]:
+    async with aiohttp.ClientSession() as session:
+        stream = service.answer(message, engine_client(session))
+        try:
+            async for event in stream:
+                yield _encode(event) + b"\n"
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def health_view(request: HttpRequest) -> JsonResponse:
+    """GET /node/health."""
+    try:
+        return JsonResponse(await sync_to_async(health.document, thread_sensitive=False)())
+    except DomainError as error:
+        return JsonResponse({"code": error.code}, status=503)

@@ -1,0 +1,63 @@
+"""Assigns a waiting batch to nodes, one request after the other, each to its cheapest admissible node.
+
+Pure: a function of the snapshot it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node as the planner sees it. ``load`` counts calls under way; ``block_left`` is in [0, 1]."""
+
+    node: str
+    hospital: str
+    models: frozenset[str]
+    records: bool
+    load: int
+    block_left: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A request as the planner sees it. ``hospitals`` empty means any; ``records`` needs a hospital's records."""
+
+    id: str
+    model: str
+    hospitals: frozenset[str]
+    records: bool
+    home: str | None = None
+
+
+def admissible(demand: Demand, node: Candidate) -> bool:
+    """Whether the node may answer the request at all."""
+    if demand.model not in node.models or (demand.records and not node.records):
+        return False
+    return not demand.hospitals or node.hospital in demand.hospitals
+
+
+def assign(demands: Sequence[Demand], nodes: Sequence[Candidate]) -> dict[str, str | None]:
+    """Node id per request id; ``None`` where no node may answer.
+
+    Cost is the load after assignment; a request over records prefers the block with more left, any other one its own
+    hospital. Ties go to the smaller node id, so the result is reproducible.
+    """
+    load = {node.node: node.load for node in nodes}
+    result: dict[str, str | None] = {}
+    for demand in demands:
+        options = [node for node in nodes if admissible(demand, node)]
+        if not options:
+            result[demand.id] = None
+            continue
+
+        def cost(node: Candidate, demand: Demand = demand) -> tuple[float, str]:
+            preference = (1.0 - node.block_left) * 4 if demand.records else 0.5 * (node.hospital != demand.home)
+            return load[node.node] + preference, node.node
+
+        chosen = min(options, key=cost)
+        load[chosen.node] += 1
+        result[demand.id] = chosen.node
+    return result

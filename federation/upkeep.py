@@ -1,0 +1,65 @@
+"""What beat calls: node probes and overdue reservations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import transaction
+from django.utils import timezone
+
+from fdrouter.evidence import Event, record
+from federation.gateway import CallFailed, Gateway, NodeEndpoint
+from federation.identity import load_public
+from federation.models import Inference, Node, Transport
+from federation.states import TERMINAL
+from privacy import ledger
+
+log = logging.getLogger(__name__)
+
+
+def expire_reservations() -> int:
+    """Ends overdue reservations of requests that are over or gone; a request still under way keeps its own."""
+    open_ids = list(Inference.objects.exclude(state__in=TERMINAL).values_list("pk", flat=True)[:5000])
+    with transaction.atomic():
+        expired = ledger.expire(exclude_states=open_ids)
+        record(*(Event(kind="ledger.expire", subject=pk, outcome="ok") for pk in sorted(expired)))
+    return len(expired)
+
+
+def _endpoint(node: Node) -> NodeEndpoint:
+    public = load_public(node.public_keys) if node.public_keys else None
+    return NodeEndpoint(
+        node.pk, node.name, node.hospital_id, node.url, node.transport, frozenset(node.served_models), public
+    )
+
+
+async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
+    try:
+        status = await gateway.health(_endpoint(node))
+    except (CallFailed, ValueError, KeyError) as error:
+        reason = error.code if isinstance(error, CallFailed) else "bad_keys"
+        log.info("node not healthy", extra={"node": node.pk, "reason": reason})
+        return {**node.status, "healthy": False, "checked_at": timezone.now().isoformat()}
+    healthy = node.transport == Transport.OPENAI or status.get("engine") == "ok"
+    return {**status, "healthy": healthy, "checked_at": timezone.now().isoformat()}
+
+
+async def probe_nodes() -> int:
+    """Writes each active node's status; returns how many are healthy."""
+    nodes = [node async for node in Node.objects.filter(active=True)]
+    gateway = Gateway()
+    try:
+        statuses = await asyncio.gather(*(_probe(gateway, node) for node in nodes))
+    finally:
+        await gateway.close()
+
+    def save() -> None:
+        for node, status in zip(nodes, statuses, strict=True):
+            seen = {"last_seen_at": timezone.now()} if status["healthy"] else {}
+            Node.objects.filter(pk=node.pk).update(status=status, **seen)
+
+    await sync_to_async(save, thread_sensitive=False)()
+    return sum(bool(status["healthy"]) for status in statuses)
