@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,19 +45,36 @@ class Command(BaseCommand):
             for name, folder in folders.items():
                 self._tell(name, build_small(folder, name, broken=options["broken"]), "made", 0.0)
             return
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            self._build(folders, options["patients"])
+        except RecordsFailed as error:
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"The records could not be written: {error.strerror}.") from error
+
+    def _build(self, folders: dict[str, Path], patients: int) -> None:
+        """Simulates as many hospitals at once as there are cores; an interrupt ends the simulators too."""
+        started, stopped = time.monotonic(), threading.Event()
+
+        def tick() -> None:
+            if stopped.is_set():
+                raise RecordsFailed("Interrupted.")
+            bar.advance(1)
+
         with Bar(sys.stderr) as bar, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            bar.begin(f"Making records of {', '.join(names)} (once)", 0)
-            started = time.monotonic()
+            bar.begin(f"Making records of {', '.join(folders)} (once)", 0)
             running = {
-                name: pool.submit(build, folder, name, patients=options["patients"], tick=lambda: bar.advance(1))
-                for name, folder in folders.items()
+                name: pool.submit(build, path, name, patients=patients, tick=tick) for name, path in folders.items()
             }
-            for name, future in running.items():
-                try:
+            try:
+                for name, future in running.items():
                     manifest, made = future.result()
-                except RecordsFailed as error:
-                    raise CommandError(str(error)) from error
-                self._tell(name, manifest, "made" if made else "already there", time.monotonic() - started)
+                    self._tell(name, manifest, "made" if made else "already there", time.monotonic() - started)
+            except BaseException:
+                stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _tell(self, name: str, manifest: dict[str, Any], how: str, seconds: float) -> None:
         cohorts = [fact["patients"] for fact in manifest["facts"].values()]
