@@ -16,6 +16,7 @@ from typing import Any
 from federation.node.demo_records import facts, small
 from federation.node.demo_records.overlay import plant
 from federation.node.demo_records.trim import trim
+from federation.node.fhir import TAKEN_TYPES
 
 Json = dict[str, Any]
 
@@ -27,6 +28,8 @@ _POPULATION_A_PATIENT = 2.15
 _ATTEMPTS = 3
 _SMALL_FACTS = {"velorapine": 72, "tamurexin": 30}
 _MARKER = "complete.json"
+#: Says that a folder was made here, so that what lies in it may be replaced. Nobody else's folder is ever cleared.
+_OWNED = ".fdrouter-demo-records"
 _TIMEOUT = 1800.0
 
 
@@ -42,7 +45,7 @@ def build(
     A folder that is complete for the same input is left as it is; the simulation and the overlay are cached apart.
 
     Raises:
-        RecordsFailed: the simulator is missing or failed.
+        RecordsFailed: the simulator is missing or failed, or the folder is somebody else's.
     """
     hospital = facts.hospitals()[hospital_id]
     base = {"version": VERSION, "hospital": hospital.id, "seed": hospital.seed, "patients": patients, "end": _END}
@@ -69,7 +72,7 @@ def build_small(output: Path, hospital_id: str, *, broken: bool = False) -> Json
         replace(fact, patients=_SMALL_FACTS[fact.id]) for fact in facts.planted_facts() if fact.id in _SMALL_FACTS
     ]
     canaries = [canary for canary in facts.canaries(hospital.id) if canary.fact == "velorapine"]
-    output.mkdir(parents=True, exist_ok=True)
+    _clear(output)
     _write(output, "", small.resources(hospital))
     resources, manifest = plant(hospital, chosen, canaries, small.patient_ids(hospital))
     if broken:
@@ -78,10 +81,25 @@ def build_small(output: Path, hospital_id: str, *, broken: bool = False) -> Json
     return manifest
 
 
+def _clear(output: Path) -> None:
+    """Makes the folder, or takes out of an earlier one the files that were made here and nothing else.
+
+    Raises:
+        RecordsFailed: the folder holds something and was not made here.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if any(output.iterdir()) and not (output / _OWNED).is_file() and _marked(output) is None:
+        raise RecordsFailed(f"{output} is not empty and was not made by this command: name another folder.")
+    (output / _OWNED).touch()
+    made = [_MARKER, "manifest.json", *(f"{kind}.ndjson" for kind in TAKEN_TYPES), "broken.ndjson"]
+    for path in (*(output / name for name in made), *output.glob("overlay.*.ndjson"), *output.glob("*.partial")):
+        path.unlink(missing_ok=True)
+    for path in output.glob("simulation-*"):
+        shutil.rmtree(path)
+
+
 def _simulate_into(output: Path, hospital: facts.Hospital, patients: int, tick: Callable[[], None]) -> None:
-    if output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+    _clear(output)
     population = round(patients * _POPULATION_A_PATIENT)
     for _ in range(_ATTEMPTS):
         with tempfile.TemporaryDirectory(prefix="simulation-", dir=output) as work:

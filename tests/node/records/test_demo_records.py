@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,10 @@ def test_the_commands_make_take_in_and_report(tmp_path: Path) -> None:
     assert "90 patients on record" in taken.getvalue() and "unknown_type: 1 (broken.ndjson:5)" in taken.getvalue()
     with pytest.raises(CommandError, match="not a folder"):
         call_command("ingest_records", "--data-path", tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(CommandError, match="another folder"):
+        call_command("make_demo_records", "--output", tmp_path / "other", "--hospital", "lakeside", "--small")
     with pytest.raises(CommandError, match="patients must be"):
         call_command("make_demo_records", "--output", tmp_path, "--hospital", "lakeside", "--patients", "3")
 
@@ -183,3 +188,24 @@ def test_without_the_simulator_the_message_says_what_to_install(
     monkeypatch.setattr(build, "SIMULATOR", "no-such-command")
     with pytest.raises(build.RecordsFailed, match="extra 'demo'"):
         build.build(tmp_path / "x", "northfield", patients=400)
+
+
+@pytest.mark.parametrize("make", [build.build_small, lambda path, name: build.build(path, name, patients=400)])
+def test_a_folder_that_was_not_made_here_is_never_touched(tmp_path: Path, make: Callable[[Path, str], object]) -> None:
+    (tmp_path / "deep").mkdir()
+    kept = [tmp_path / "Patient.ndjson", tmp_path / "thesis.txt", tmp_path / "deep" / "letter.txt"]
+    for path in kept:
+        path.write_text("mine")
+    with pytest.raises(build.RecordsFailed, match="another folder"):
+        make(tmp_path, "northfield")
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_making_a_folder_again_replaces_its_own_files_only(tmp_path: Path) -> None:
+    build.build_small(tmp_path, "northfield", broken=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    build.build_small(tmp_path, "lakeside")
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path / "broken.ndjson").exists()
+    patients = (tmp_path / "Patient.ndjson").read_text().splitlines()
+    assert all(json.loads(line)["id"].startswith("ls-") for line in patients)

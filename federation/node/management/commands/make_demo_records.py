@@ -41,12 +41,12 @@ class Command(BaseCommand):
         folders = {
             name: options["output"] / name if options["hospital"] == "all" else options["output"] for name in names
         }
-        if options["small"]:
-            for name, folder in folders.items():
-                self._tell(name, build_small(folder, name, broken=options["broken"]), "made", 0.0)
-            return
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
+            if options["small"]:
+                for name, folder in folders.items():
+                    self._tell(name, build_small(folder, name, broken=options["broken"]), "made", 0.0)
+                return
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             self._build(folders, options["patients"])
         except RecordsFailed as error:
             raise CommandError(str(error)) from error
