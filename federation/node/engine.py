@@ -59,8 +59,9 @@ class Usage:
 class GroupSummary:
     """End of a privately decoded answer.
 
-    ``tokens`` were sampled (the end token counts, START does not): the node settles ``plan.rho_of(tokens)``. ``patients``
-    is how many slots held one; it is itself private and stays at the node. ``finish_reason`` is stop or length.
+    ``tokens`` were sampled (the end token counts, START does not): the node settles ``plan.rho_of(tokens)``.
+    ``patients`` is how many slots held one; it is itself private and stays at the node. ``finish_reason`` is stop or
+    length.
     """
 
     tokens: int
@@ -145,6 +146,7 @@ class EngineClient:
             raise InvalidParameter("This engine client has no tokenizer.", field="prompts")
         builder = self._prompts
         rows = await asyncio.to_thread(builder.group, question, documents, plan.contexts, start=start)
+        marker = builder.marker()
         released = 0
         reason: str | None = None
         stream = self._group_events(builder, rows, plan)
@@ -152,7 +154,8 @@ class EngineClient:
             async for event in stream:
                 for choice in event.get("choices", ()):
                     ids = choice.get("token_ids") or ()
-                    if builder.marker() in ids or choice.get("finish_reason") == "abort":
+                    ends = (choice.get("stop_reason"), *ids)
+                    if marker in ends or choice.get("finish_reason") == "abort":
                         raise GroupFailed(tokens=released)
                     if ids and released == 0:
                         yield start
@@ -168,7 +171,7 @@ class EngineClient:
             raise GroupFailed(tokens=released)
         yield GroupSummary(released, reason, rows.length, len(documents))
 
-    # --- transport -----------------------------------------------------------------------------------------------------
+    # --- transport ----------------------------------------------------------------------------------------------------
 
     def _member(
         self, builder: PromptBuilder, rows: GroupPrompts, plan: TextPlan, gid: str, role: Role

@@ -6,8 +6,8 @@ A row of a group is
     record    the patient's text, cut or filled to exactly ``record_tokens`` tokens
     tail      end of the turn and START, a public beginning of the answer
 
-so that nothing about a record, its length included, changes the shape of the batch: another row's result must not move by
-one bit when a record changes. The public row has a public sentence in the record's place.
+so that nothing about a record, its length included, changes the shape of the batch: another row's result must not move
+by one bit when a record changes. The public row has a public sentence in the record's place.
 """
 
 from __future__ import annotations

@@ -48,6 +48,16 @@ class BlockCap:
         return math.floor(Fraction(self.cap) * NANO)
 
 
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a real number and not a truth value (NaN and infinity pass: comparisons catch them)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether ``value`` is a whole number and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_epsilon(epsilon: float, *, high: float = MAX_EPSILON) -> float:
     """``epsilon`` as a float; raises :class:`InvalidParameter` unless it is finite and in (0, high]."""
     return _number(epsilon, "epsilon", MIN_EPSILON, high)
@@ -59,15 +69,15 @@ def check_delta(delta: float, *, high: float = 0.5) -> float:
 
 
 def _number(value: float, field: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise InvalidParameter(f"{field} must be a number from {low:g} to {high:g}.", field=field, low=low, high=high)
     return float(value)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)  # typed: a cached 1 must not let True pass
 def epsilon_of_rho(rho: float, delta: float) -> float:
     """Smallest epsilon known to hold at ``delta`` for a rho-zCDP release, rounded up; 0 for rho 0."""
-    if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 <= rho < math.inf:
+    if not is_number(rho) or not 0 <= rho < math.inf:
         raise InvalidParameter("rho must be a finite number, 0 or more.", field="rho")
     check_delta(delta)
     if rho == 0:
@@ -76,7 +86,7 @@ def epsilon_of_rho(rho: float, delta: float) -> float:
     return math.nextafter(float(epsilon) * (1 + 1e-12), math.inf)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)  # typed: a cached 1 must not let True pass
 def rho_of_epsilon(epsilon: float, delta: float) -> float:
     """Largest rho (to 1e-12 of itself, rounded down) whose :func:`epsilon_of_rho` stays within ``epsilon``."""
     epsilon = check_epsilon(epsilon)
@@ -96,12 +106,12 @@ def _cap_at(alpha: float, epsilon: float, delta: float) -> float:
     return epsilon - math.log1p(-1 / alpha) + math.log(delta * alpha) / (alpha - 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256, typed=True)
 def block_cap(epsilon: float, delta: float) -> BlockCap:
     """Order and cap of a block's Renyi filter for a total of (epsilon, delta).
 
-    The order is the one of ``BLOCK_ORDERS`` at which the cap pays for the most zCDP (cap / alpha is largest). It depends
-    on public parameters only and is fixed when the block is created.
+    The order is the one of ``BLOCK_ORDERS`` at which the cap pays for the most zCDP (cap / alpha is largest). It
+    depends on public parameters only and is fixed when the block is created.
     """
     epsilon, delta = check_epsilon(epsilon), check_delta(delta)
     alpha = max(BLOCK_ORDERS, key=lambda order: _cap_at(order, epsilon, delta) / order)

@@ -1,7 +1,7 @@
 """One token of privately decoded text, on whole numbers.
 
-Source: InvisibleInk (Vinod, Pillutla and Thakurta 2025, arXiv 2507.02974), written from the paper; the draw and its cost
-come from OpenDP's ``make_noisy_max`` under zCDP.
+Source: InvisibleInk (Vinod, Pillutla and Thakurta 2025, arXiv 2507.02974), written from the paper; the draw and its
+cost come from OpenDP's ``make_noisy_max`` under zCDP.
 
 With l0 the public log-probabilities, l_i those of patient i, and UNITS = 4096 whole units standing for the clip C:
 
@@ -9,10 +9,10 @@ With l0 the public log-probabilities, l_i those of patient i, and UNITS = 4096 w
     u_v = round(l0[v] * B * UNITS / C) + sum_i round(UNITS / C * clip(l_i[v] - l0[v], -C, +C))
     y   ~ exponential mechanism over u with temperature tau * B * UNITS / C
 
-Claim. Replacing one patient's row changes the law of y by at most rho = 2 C^2 / (B tau)^2 in zCDP; putting an empty slot
-(all differences 0) in its place, by at most a quarter of that. This holds whatever the rows contain, NaN included.
-Proof. V and the first term of u are functions of l0 alone. Each patient's part is a whole number in [-UNITS, UNITS], so a
-replaced patient moves every u_v by at most 2 UNITS, an emptied one by at most UNITS; whole numbers add exactly. The
+Claim. Replacing one patient's row changes the law of y by at most rho = 2 C^2 / (B tau)^2 in zCDP; putting an empty
+slot (all differences 0) in its place, by at most a quarter of that. This holds whatever the rows contain, NaN included.
+Proof. V and the first term of u are functions of l0 alone. Each patient's part is a whole number in [-UNITS, UNITS], so
+a replaced patient moves every u_v by at most 2 UNITS, an emptied one by at most UNITS; whole numbers add exactly. The
 exponential mechanism with temperature s on scores that move by at most d has bounded range eta = 2 d / s, hence is
 eta^2 / 8-zCDP (Cesar and Rogers, arXiv 2004.07223, with Dong, Durfee and Rogers 2020). Inserting s gives the claim.
 :class:`TokenMechanism` asks OpenDP for this figure and refuses to exist when it is above the planned one.
@@ -31,6 +31,7 @@ import numpy.typing as npt
 import opendp.prelude as opendp
 
 from fdrouter.errors import InvalidParameter
+from privacy.dp.accounting import is_whole
 
 UNITS = 4096
 _FLOOR = -(2**29)  # public scores below this are as good as impossible; the sums must stay within 32 bits
@@ -114,10 +115,9 @@ class TokenMechanism:
         # Infinite minus infinite is NaN, which means "no difference" here.
         with np.errstate(invalid="ignore"):
             difference = private.astype(np.float64) - public.astype(np.float64)
-        clipped = np.clip(
-            np.nan_to_num(difference, nan=0.0, posinf=self.clip, neginf=-self.clip), -self.clip, self.clip
-        )
-        return np.clip(np.rint(clipped * (UNITS / self.clip)), -UNITS, UNITS).astype(np.int64)
+        finite = np.nan_to_num(difference, nan=0.0, posinf=self.clip, neginf=-self.clip)
+        whole = np.rint(np.clip(finite, -self.clip, self.clip) * (UNITS / self.clip))
+        return np.clip(whole, -UNITS, UNITS).astype(np.int64)
 
     def scores(self, public: Floats, total: Integers) -> Integers:
         """Whole-number scores from the public log-probabilities at V and the summed parts (both shape |V|).
@@ -126,7 +126,8 @@ class TokenMechanism:
         """
         row = public.astype(np.float64)
         base = np.rint((row - row.max()) / self.per_unit)
-        return np.maximum(base, _FLOOR).astype(np.int64) + total
+        found: Integers = np.maximum(base, _FLOOR).astype(np.int64) + total
+        return found
 
     def draw(self, scores: Integers) -> int:
         """Index of the drawn candidate; the randomness is the operating system's, through OpenDP."""
@@ -156,6 +157,6 @@ def renyi_divergence(log_p: npt.NDArray[np.float64], log_q: npt.NDArray[np.float
 def reserved_ids(ids: Iterable[int]) -> frozenset[int]:
     """A checked set of reserved token ids."""
     found = frozenset(ids)
-    if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in found):
+    if any(not is_whole(token) or token < 0 for token in found):
         raise InvalidParameter("Reserved token ids must be whole numbers, 0 or more.", field="reserved")
     return found

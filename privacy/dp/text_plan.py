@@ -2,12 +2,12 @@
 
 InvisibleInk (Vinod, Pillutla and Thakurta 2025, arXiv 2507.02974): the public row's log-probabilities plus the mean of
 B clipped differences, one per patient, sampled at temperature tau. With clip C one patient moves a score by at most
-``s * C / B`` (s = 1 when a slot is emptied, s = 2 when it is replaced, which is what top-B retrieval needs), so a token is
-an exponential mechanism of range ``eta = 2 s C / (B tau)`` and costs ``rho = eta^2 / 8`` in zCDP. All parameters are fixed
-before any record is read.
+``s * C / B`` (s = 1 when a slot is emptied, s = 2 when it is replaced, which is what top-B retrieval needs), so a token
+is an exponential mechanism of range ``eta = 2 s C / (B tau)`` and costs ``rho = eta^2 / 8`` in zCDP. All parameters are
+fixed before any record is read.
 
-The *push* C / tau is how far, in nats, unanimous records can move a token against the public model. Below 6 the text was
-fluent and ignored the records (measured with a 135M model), so such a plan is refused rather than charged.
+The *push* C / tau is how far, in nats, unanimous records can move a token against the public model. Below 6 the text
+was fluent and ignored the records (measured with a 135M model), so such a plan is refused rather than charged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from fdrouter.errors import InvalidParameter, PushTooSmall
-from privacy.dp.accounting import check_delta, check_epsilon, epsilon_of_rho, rho_of_epsilon
+from privacy.dp.accounting import check_delta, check_epsilon, epsilon_of_rho, is_number, is_whole, rho_of_epsilon
 
 Adjacency = Literal["swap", "add_remove"]
 
@@ -45,8 +45,9 @@ _MARGIN = 1 - 1e-9
 class TextPlan:
     """Public parameters of one privately decoded answer; make it with :func:`plan_text`.
 
-    ``contexts`` B slots, ``max_tokens`` T, ``clip`` C in nats, ``tau`` temperature, ``top_k`` k of the public candidates,
-    ``push`` = C / tau in nats, ``rho_per_token`` in zCDP. The unit of protection is a patient: one slot each.
+    ``contexts`` B slots, ``max_tokens`` T, ``clip`` C in nats, ``tau`` temperature, ``top_k`` k of the public
+    candidates, ``push`` = C / tau in nats, ``rho_per_token`` in zCDP. The unit of protection is a patient, with one
+    slot each.
     """
 
     epsilon: float
@@ -90,14 +91,14 @@ class TextPlan:
 
 def _whole(value: int, field: str, bounds: tuple[int, int]) -> int:
     low, high = bounds
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise InvalidParameter(f"{field} must be a whole number from {low} to {high}.", field=field, low=low, high=high)
     return value
 
 
 def _checked_tau(tau: float) -> float:
     low, high = TAU
-    if isinstance(tau, bool) or not isinstance(tau, int | float) or not low <= tau <= high:
+    if not is_number(tau) or not low <= tau <= high:
         raise InvalidParameter(f"tau must be a number from {low:g} to {high:g}.", field="tau", low=low, high=high)
     return float(tau)
 
