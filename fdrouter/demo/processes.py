@@ -32,6 +32,7 @@ class Part:
     ``probe`` answers whether it is healthy now; it must not raise and should return within two seconds.
     ``env`` is the whole environment. ``grace`` is how long it may take to stop, in seconds, before it is killed;
     parts of a higher ``tier`` are stopped before those of a lower one. ``user`` (root only) drops privileges.
+    ``output`` takes the standard output, which otherwise goes to the log like the standard error.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     tier: int = 1
     stop_signal: signal.Signals = signal.SIGTERM
     user: str | None = None
+    output: Path | None = None
 
 
 class PartFailed(Exception):
@@ -66,6 +68,19 @@ def tail(path: Path, lines: int = TAIL_LINES) -> str:
     except OSError:
         return "    (no log)"
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:]) or "    (empty)"
+
+
+def last_line(path: Path) -> str:
+    """The last line with text in it; a progress bar's carriage returns count as line ends."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 4096))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 @dataclass(slots=True)
@@ -101,14 +116,14 @@ class Fleet:
         with self._lock:
             if self.stopping.is_set():
                 raise PartFailed(part, "was not started, since the stack is stopping")
-            with part.log.open("wb") as log:
+            with part.log.open("wb") as log, (part.output or Path(os.devnull)).open("wb") as output:
                 process = subprocess.Popen(
                     part.command,
                     cwd=part.cwd,
                     env=dict(part.env),
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
+                    stdout=output if part.output else log,
+                    stderr=log,
                     start_new_session=True,
                     user=account.pw_uid if account else None,
                     group=account.pw_gid if account else None,
@@ -142,6 +157,27 @@ class Fleet:
                 raise PartFailed(part, f"did not become healthy within {part.timeout:.0f} seconds")
             time.sleep(POLL_SECONDS)
 
+    def run(self, job: Part, tell: Callable[[str], None] = lambda line: None) -> None:
+        """Runs a command that ends by itself, and passes its latest line on.
+
+        Raises:
+            PartFailed: it failed, or the stack stopped meanwhile.
+        """
+        running = self.start(job)
+        shown = ""
+        while (code := running.process.poll()) is None and not self.stopping.is_set():
+            line = last_line(job.log)
+            if line != shown:
+                shown = line
+                tell(line)
+            time.sleep(POLL_SECONDS)
+        if code is None:
+            self.stop(job.name)
+            raise PartFailed(job, "was stopped before it was done")
+        self.forget(job.name)
+        if code:
+            raise PartFailed(job, f"failed ({_ending(code)})")
+
     def dead(self) -> list[tuple[Part, str]]:
         """Parts that ended although nobody asked them to, with how they ended."""
         with self._lock:
@@ -153,17 +189,19 @@ class Fleet:
     def forget(self, name: str) -> None:
         """Takes a dead part off the list, so that it is not reported again."""
         with self._lock:
-            running = self.running.pop(name)
-            _kill_session(running.pid, running.born)
-            self._write_ledger()
+            running = self.running.pop(name, None)
+            if running is not None:
+                _kill_session(running.pid, running.born)
+                self._write_ledger()
 
     def stop(self, name: str, *, kill: bool = False) -> None:
         """Stops one part and waits for its end."""
         with self._lock:
-            running = self.running.pop(name)
-        _end([running], kill)
-        with self._lock:
-            self._write_ledger()
+            running = self.running.pop(name, None)
+        if running is not None:
+            _end([running], kill)
+            with self._lock:
+                self._write_ledger()
 
     def stop_all(self, say: Callable[[str], None] = lambda line: None) -> None:
         """Stops every part, the databases last. Repeating it, or calling it while it runs, does no harm."""

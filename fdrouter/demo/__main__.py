@@ -1,0 +1,35 @@
+"""``python -m fdrouter.demo up | check | reset``: what ``make demo``, ``demo-check`` and ``demo-reset`` run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fdrouter.demo.layout import PROJECT, Layout
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fdrouter.demo", description=__doc__)
+    parser.add_argument("command", choices=("up", "check", "reset"))
+    parser.add_argument("--state", type=Path, default=PROJECT / ".demo", help="folder of the demo's files")
+    options = parser.parse_args(arguments)
+    layout, console = Layout(options.state.resolve()), Console()
+    if options.command == "up":
+        from fdrouter.demo import up
+
+        return up.up(layout, console)
+    if options.command == "reset":
+        from fdrouter.demo import up
+
+        return up.reset(layout, console)
+    from fdrouter.demo import check
+
+    return check.check(layout, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
