@@ -9,6 +9,7 @@ class FdrouterConfig(AppConfig):
     def ready(self) -> None:
         from compliance import log
         from fdrouter import (
+            celery,  # noqa: F401  (tasks need their application before one is sent)
             checks,  # noqa: F401  (registers the system checks)
             evidence,
         )

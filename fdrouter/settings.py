@@ -93,6 +93,9 @@ MIDDLEWARE = [
     "axes.middleware.AxesMiddleware",
 ]
 
+if ROLE == "node":  # a node has no pages, no sessions and no cookies
+    MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
+
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

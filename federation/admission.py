@@ -140,7 +140,11 @@ def record_denial(actor: Actor, ask: Ask, decision: policy.Decision) -> None:
                 hospital=principal.hospital,
                 department=principal.department,
                 purpose=ask.purpose,
-                details={"kind": ask.kind.value, "policies": decision.policies, "policy_digest": decision.policy_digest},
+                details={
+                    "kind": ask.kind.value,
+                    "policies": decision.policies,
+                    "policy_digest": decision.policy_digest,
+                },
             )
         )
 
@@ -261,4 +265,3 @@ async def admit(
     sql, parameters = statement(items, reply_to)
     cursor = await connection.execute(sql, parameters, binary=True)
     return [(row[0], row[1]) for row in await cursor.fetchall()]
-

@@ -62,9 +62,7 @@ class PrivacyOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make(
-    *, model: Any, messages: Any, privacy: PrivacyOptions, default_purpose: str, channel: str, stream: bool, **sampling: Any
-) -> Ask:
+def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, stream: bool, **sampling: Any) -> Ask:
     """Checks everything and plans the privacy cost.
 
     Raises:

@@ -110,9 +110,7 @@ class Dispatcher:
         self._stopping: set[uuid.UUID] = set()
         self._claims: Batcher[list[uuid.UUID]] = Batcher(self._claim)
         self._outbox: Batcher[tuple[str, bytes, int, bytes]] = Batcher(self._send)
-        self._endings: Batcher[tuple[Ending, asyncio.Future[bool]]] = Batcher(
-            self._finish, **settings.ADMISSION_BATCH
-        )
+        self._endings: Batcher[tuple[Ending, asyncio.Future[bool]]] = Batcher(self._finish, **settings.ADMISSION_BATCH)
         await self._network.refresh(self._lease_db)
         loop = asyncio.get_running_loop()
         self._background = [
@@ -195,9 +193,7 @@ class Dispatcher:
                 await self._record_route([(row, node_id)])
         charged = failure.sent or (row.attempt > 1 and row.kind != Kind.GENERAL)
         label = self._network.label(node_id) if node_id else None
-        return Ending(
-            row, InferenceState.FAILED, charged, code=failure.code, details=failure.details, node=label
-        )
+        return Ending(row, InferenceState.FAILED, charged, code=failure.code, details=failure.details, node=label)
 
     def _alternative(self, row: Claimed, tried: set[str]) -> str | None:
         candidates = [c for c in self._network.candidates() if c.node not in tried]
@@ -209,7 +205,12 @@ class Dispatcher:
         if node is None:
             raise CallFailed("no_node", sent=False)
         call = Call(
-            str(row.id), row.kind, row.model, row.stream, row.request_digest.hex(), await self._payload(row, node.hospital)
+            str(row.id),
+            row.kind,
+            row.model,
+            row.stream,
+            row.request_digest.hex(),
+            await self._payload(row, node.hospital),
         )
         answer: Answer | None = None
         with self._network.using(node_id) as breaker:

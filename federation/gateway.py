@@ -218,7 +218,10 @@ def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | 
     if kind == "error":
         charged = event.get("charged", True) is not False
         raise CallFailed(
-            str(event["code"]), sent=charged, details=event.get("details") or {}, broken=bool(event.get("broken", charged))
+            str(event["code"]),
+            sent=charged,
+            details=event.get("details") or {},
+            broken=bool(event.get("broken", charged)),
         )
     if kind != "answer":
         raise CallFailed("node_failed", sent=True)
@@ -227,6 +230,4 @@ def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | 
         receipt, node.public, message_id=call.id, request_digest=call.request_digest
     ):
         raise CallFailed("node_failed", sent=True, details={"reason": "receipt"})
-    return Answer(
-        event["text"], event["finish_reason"], event["prompt_tokens"], event["completion_tokens"], receipt
-    )
+    return Answer(event["text"], event["finish_reason"], event["prompt_tokens"], event["completion_tokens"], receipt)

@@ -104,7 +104,9 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def issue(ca: Path, folder: Path, name: str, *, server: bool, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> str:
+def issue(
+    ca: Path, folder: Path, name: str, *, server: bool, hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+) -> str:
     """Makes an identity in ``folder``, with a certificate from the CA in ``ca``. Returns the certificate's SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     ca_certificate = x509.load_pem_x509_certificate((ca / "ca.pem").read_bytes())

@@ -10,10 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
+import redis as sync_redis
 import redis.asyncio as redis
 from asgiref.sync import sync_to_async
 from celery.exceptions import CeleryError
 from django.conf import settings
+from django.utils import timezone
 from kombu.exceptions import KombuError
 
 from fdrouter import api, crypto
@@ -235,6 +237,14 @@ def error_of(failure: dict[str, Any]) -> DomainError:
     error = api.from_code(failure["code"], failure["message"], failure["details"])
     error.details = {**error.details, "charged": failure["charged"], "id": failure["id"]}
     return error
+
+
+def cancel_now(request_id: uuid.UUID, user_id: int) -> None:
+    """:meth:`InferenceService.cancel` for synchronous callers."""
+    rows = Inference.objects.filter(pk=request_id, user_id=user_id, cancel_requested_at__isnull=True)
+    if rows.exclude(state__in=TERMINAL).update(cancel_requested_at=timezone.now()):
+        with sync_redis.Redis.from_url(settings.REDIS_URL) as client:
+            client.publish(CANCEL_CHANNEL, request_id.bytes)
 
 
 def get_own(user_id: int, request_id: uuid.UUID) -> Inference:

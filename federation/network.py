@@ -36,9 +36,7 @@ class Network:
                 public = load_public(keys) if keys else None
             except (KeyError, ValueError):
                 continue
-            found[pk] = NodeEndpoint(
-                pk, name, hospital, url, transport, frozenset(models), public, status, fingerprint
-            )
+            found[pk] = NodeEndpoint(pk, name, hospital, url, transport, frozenset(models), public, status, fingerprint)
         self._nodes = found
 
     def endpoint(self, node: str) -> NodeEndpoint | None:

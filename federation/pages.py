@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -110,7 +111,11 @@ class Composer:
     @property
     def script(self) -> dict[str, Any]:
         """What the page's script has to know."""
-        return {"maxBytes": self.max_bytes, "troubles": {code: asdict(known) for code, known in TROUBLES.items()}}
+        return {
+            "epsilon": self.epsilon,
+            "placeholders": {tab.kind.value: tab.placeholder for tab in self.tabs},
+            "troubles": {code: asdict(known) for code, known in TROUBLES.items()},
+        }
 
 
 def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.Request | None) -> Composer:
@@ -160,7 +165,7 @@ _RETRY = Step("Try again", "retry", _HOME)
 _BUDGET = Step("See my budget", "link", "/budget")
 _EDIT = Step("Change the question", "edit", _HOME)
 TROUBLES: dict[str, Trouble] = {
-    "quota_spent": Trouble("Today's budget is used up", (_GENERAL, _BUDGET)),
+    "quota_spent": Trouble("Not enough budget left today", (_GENERAL, _BUDGET)),
     "block_exhausted": Trouble("These records have no privacy budget left", (_GENERAL, _BUDGET)),
     "push_too_small": Trouble("This cost is too low for the records to speak"),
     "policy_denied": Trouble("The access policy does not allow this", (Step("Change the purpose", "purpose", _HOME),)),
@@ -168,10 +173,8 @@ TROUBLES: dict[str, Trouble] = {
     "payload_too_large": Trouble("The question is too long", (_EDIT,)),
     "not_found": Trouble("This could not be found", (_EDIT,)),
     "no_node": Trouble("No hospital can answer right now", (_RETRY, _GENERAL)),
-    "node_failed": Trouble("The hospital's node failed", (_RETRY, _GENERAL)),
-    "node_timeout": Trouble(
-        "The hospital's node took too long", (_RETRY, Step("Look in the history", "link", "/history"))
-    ),
+    "node_failed": Trouble("No answer came back", (_RETRY, _GENERAL)),
+    "node_timeout": Trouble("No answer in time", (_RETRY, Step("Look in the history", "link", "/history"))),
     "dependency_unavailable": Trouble("A part of the system is not reachable", (_RETRY,)),
     "idempotency_conflict": Trouble("This question was sent before", (_RETRY,)),
     "unauthenticated": Trouble("Your session has ended", (Step("Sign in again", "link", "/sign-in?next=/"),)),
@@ -204,7 +207,7 @@ def trouble_of(found: selectors.Request) -> Trouble | None:
 
 # --- a request's receipt and its course ---------------------------------------------------------------------------
 def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
-    """Digest, mechanism and the whole receipt as text; ``None`` when the node gave none."""
+    """Digest, mechanism, block and the whole receipt as text; ``None`` when the node gave none."""
     receipt = found.row.receipt
     if receipt is None:
         return None
@@ -213,7 +216,7 @@ def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
         "digest": receipt.get("digest", ""),
         "mechanism": body.get("mechanism") or {},
         "block": body.get("block") or {},
-        "receipt": receipt,
+        "text": json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False),
     }
 
 

@@ -10,6 +10,7 @@ app_name = "federation"
 urlpatterns = [
     path("", views.ask, name="ask"),
     path("ask/quote", views.quote, name="quote"),
+    path("ask/side", views.side, name="side"),
     path("history", views.history, name="history"),
     path("history/<uuid:request_id>", views.inference, name="inference"),
     path("history/<uuid:request_id>/receipt", views.receipt, name="receipt"),

@@ -67,7 +67,13 @@ def scopes_for(principal: Principal) -> QuotaScopes:
             micro(DEPARTMENT_EPSILON.get(department, OTHER_DEPARTMENT_EPSILON)),
             department.capitalize(),
         ),
-        (ScopeKind.DEPARTMENT, department_key(department_id), Unit.REQUESTS, DEPARTMENT_REQUESTS, department.capitalize()),
+        (
+            ScopeKind.DEPARTMENT,
+            department_key(department_id),
+            Unit.REQUESTS,
+            DEPARTMENT_REQUESTS,
+            department.capitalize(),
+        ),
     ]
     common = {"resets": True, "period": today, "time_zone": zone, "hospital": principal.hospital or ""}
     Scope.objects.bulk_create(

@@ -75,5 +75,3 @@ class LeanHandler(ASGIHandler):
                 status=500,
                 content_type="application/json",
             )
-
-

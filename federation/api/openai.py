@@ -200,7 +200,9 @@ def completion(request_id: uuid.UUID, ask: Ask, data: dict[str, Any]) -> dict[st
 
 def _json(body: Any, status: int = 200) -> HttpResponse:
     data = _encode(body)
-    return HttpResponse(data, status=status, content_type="application/json", headers={"content-length": str(len(data))})
+    return HttpResponse(
+        data, status=status, content_type="application/json", headers={"content-length": str(len(data))}
+    )
 
 
 async def models(request: HttpRequest) -> HttpResponseBase:

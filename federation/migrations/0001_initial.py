@@ -8,71 +8,175 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
+        ("accounts", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Node',
+            name="Node",
             fields=[
-                ('id', models.SlugField(max_length=40, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=120)),
-                ('url', models.URLField()),
-                ('transport', models.CharField(choices=[('sealed', 'sealed messages over mutual TLS'), ('openai', 'plain OpenAI-compatible engine, kind general only')], default='sealed', max_length=12)),
-                ('served_models', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=120), size=None)),
-                ('active', models.BooleanField(default=True)),
-                ('public_keys', models.JSONField(default=dict, help_text='KEM and signature keys, base64, and the key id.')),
-                ('certificate_sha256', models.CharField(blank=True, max_length=64)),
-                ('enrolled_at', models.DateTimeField(auto_now_add=True)),
-                ('last_seen_at', models.DateTimeField(blank=True, null=True)),
-                ('status', models.JSONField(blank=True, default=dict, help_text='The last health answer: engine, block, queue.')),
-                ('hospital', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='nodes', to='accounts.hospital')),
+                ("id", models.SlugField(max_length=40, primary_key=True, serialize=False)),
+                ("name", models.CharField(max_length=120)),
+                ("url", models.URLField()),
+                (
+                    "transport",
+                    models.CharField(
+                        choices=[
+                            ("sealed", "sealed messages over mutual TLS"),
+                            ("openai", "plain OpenAI-compatible engine, kind general only"),
+                        ],
+                        default="sealed",
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "served_models",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=120), size=None),
+                ),
+                ("active", models.BooleanField(default=True)),
+                (
+                    "public_keys",
+                    models.JSONField(default=dict, help_text="KEM and signature keys, base64, and the key id."),
+                ),
+                ("certificate_sha256", models.CharField(blank=True, max_length=64)),
+                ("enrolled_at", models.DateTimeField(auto_now_add=True)),
+                ("last_seen_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "status",
+                    models.JSONField(
+                        blank=True, default=dict, help_text="The last health answer: engine, block, queue."
+                    ),
+                ),
+                (
+                    "hospital",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="nodes", to="accounts.hospital"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Inference',
+            name="Inference",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('general', 'Ask the model'), ('chart', 'Ask about my patient'), ('cohort.text', 'Ask our records')], max_length=24)),
-                ('model', models.CharField(max_length=120)),
-                ('purpose', models.CharField(max_length=16)),
-                ('channel', models.CharField(max_length=8)),
-                ('stream', models.BooleanField()),
-                ('hospitals', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=40), default=list, size=None)),
-                ('patient_reference', models.CharField(blank=True, max_length=64)),
-                ('parameters', models.JSONField(default=dict)),
-                ('epsilon_micro', models.BigIntegerField(default=0, help_text='The claim: epsilon reserved for the request, 1e-6.')),
-                ('delta', models.FloatField(default=0.0)),
-                ('idempotency_key', models.CharField(max_length=200, null=True)),
-                ('request_digest', models.BinaryField(max_length=32)),
-                ('request', models.BinaryField(null=True)),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('dispatched', 'Dispatched'), ('done', 'Done'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='queued', max_length=12)),
-                ('reason', models.CharField(blank=True, max_length=40)),
-                ('details', models.JSONField(default=dict)),
-                ('attempt', models.PositiveSmallIntegerField(default=0)),
-                ('lease', models.DateTimeField()),
-                ('cancel_requested_at', models.DateTimeField(null=True)),
-                ('reply_to', models.CharField(max_length=80)),
-                ('answer', models.BinaryField(null=True)),
-                ('receipt', models.JSONField(null=True)),
-                ('prompt_tokens', models.IntegerField(default=0)),
-                ('completion_tokens', models.IntegerField(default=0)),
-                ('finish_reason', models.CharField(blank=True, max_length=24)),
-                ('created_at', models.DateTimeField()),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('department', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='accounts.department')),
-                ('membership', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='accounts.membership')),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='inferences', to=settings.AUTH_USER_MODEL)),
-                ('node', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='federation.node')),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("general", "Ask the model"),
+                            ("chart", "Ask about my patient"),
+                            ("cohort.text", "Ask our records"),
+                        ],
+                        max_length=24,
+                    ),
+                ),
+                ("model", models.CharField(max_length=120)),
+                ("purpose", models.CharField(max_length=16)),
+                ("channel", models.CharField(max_length=8)),
+                ("stream", models.BooleanField()),
+                (
+                    "hospitals",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=40), default=list, size=None
+                    ),
+                ),
+                ("patient_reference", models.CharField(blank=True, max_length=64)),
+                ("parameters", models.JSONField(default=dict)),
+                (
+                    "epsilon_micro",
+                    models.BigIntegerField(default=0, help_text="The claim: epsilon reserved for the request, 1e-6."),
+                ),
+                ("delta", models.FloatField(default=0.0)),
+                ("idempotency_key", models.CharField(max_length=200, null=True)),
+                ("request_digest", models.BinaryField(max_length=32)),
+                ("request", models.BinaryField(null=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("dispatched", "Dispatched"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="queued",
+                        max_length=12,
+                    ),
+                ),
+                ("reason", models.CharField(blank=True, max_length=40)),
+                ("details", models.JSONField(default=dict)),
+                ("attempt", models.PositiveSmallIntegerField(default=0)),
+                ("lease", models.DateTimeField()),
+                ("cancel_requested_at", models.DateTimeField(null=True)),
+                ("reply_to", models.CharField(max_length=80)),
+                ("answer", models.BinaryField(null=True)),
+                ("receipt", models.JSONField(null=True)),
+                ("prompt_tokens", models.IntegerField(default=0)),
+                ("completion_tokens", models.IntegerField(default=0)),
+                ("finish_reason", models.CharField(blank=True, max_length=24)),
+                ("created_at", models.DateTimeField()),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "department",
+                    models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="accounts.department"),
+                ),
+                (
+                    "membership",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="accounts.membership"),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="inferences",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "node",
+                    models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="federation.node"),
+                ),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state__in', ['queued', 'dispatched'])), fields=['lease'], name='inference_open'), models.Index(fields=['user', '-created_at'], name='inference_by_user')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('user', 'idempotency_key'), name='inference_once_per_key'), models.CheckConstraint(condition=models.Q(models.Q(('finished_at__isnull', True), ('state__in', ['queued', 'dispatched'])), models.Q(models.Q(('state__in', ['queued', 'dispatched']), _negated=True), ('finished_at__isnull', False)), _connector='OR'), name='inference_ended_has_a_time'), models.CheckConstraint(condition=models.Q(models.Q(('kind', 'cohort.text'), _negated=True), models.Q(('delta__gt', 0), ('epsilon_micro__gt', 0)), _connector='OR'), name='cohort_answer_has_a_cost')],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state__in", ["queued", "dispatched"])),
+                        fields=["lease"],
+                        name="inference_open",
+                    ),
+                    models.Index(fields=["user", "-created_at"], name="inference_by_user"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("idempotency_key__isnull", False)),
+                        fields=("user", "idempotency_key"),
+                        name="inference_once_per_key",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("finished_at__isnull", True), ("state__in", ["queued", "dispatched"])),
+                            models.Q(
+                                models.Q(("state__in", ["queued", "dispatched"]), _negated=True),
+                                ("finished_at__isnull", False),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="inference_ended_has_a_time",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("kind", "cohort.text"), _negated=True),
+                            models.Q(("delta__gt", 0), ("epsilon_micro__gt", 0)),
+                            _connector="OR",
+                        ),
+                        name="cohort_answer_has_a_cost",
+                    ),
+                ],
             },
         ),
     ]

@@ -4,23 +4,29 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('federation', '0002_inference_functions'),
+        ("federation", "0002_inference_functions"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='NodeCall',
+            name="NodeCall",
             fields=[
-                ('id', models.UUIDField(primary_key=True, serialize=False)),
-                ('request_digest', models.BinaryField(max_length=32)),
-                ('state', models.CharField(choices=[('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='running', max_length=8)),
-                ('code', models.CharField(blank=True, max_length=40)),
-                ('answer', models.BinaryField(null=True)),
-                ('receipt', models.JSONField(null=True)),
-                ('started_at', models.DateTimeField(auto_now_add=True)),
-                ('finished_at', models.DateTimeField(null=True)),
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                ("request_digest", models.BinaryField(max_length=32)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("running", "Running"), ("done", "Done"), ("failed", "Failed")],
+                        default="running",
+                        max_length=8,
+                    ),
+                ),
+                ("code", models.CharField(blank=True, max_length=40)),
+                ("answer", models.BinaryField(null=True)),
+                ("receipt", models.JSONField(null=True)),
+                ("started_at", models.DateTimeField(auto_now_add=True)),
+                ("finished_at", models.DateTimeField(null=True)),
             ],
         ),
     ]

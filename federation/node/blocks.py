@@ -13,7 +13,7 @@ from fdrouter.errors import BlockExhausted
 from privacy.dp import accounting
 from privacy.dp.text_plan import TextPlan
 from privacy.ledger import Charge
-from privacy.models import Reservation, ReservationState, Scope, ScopeKind, Unit
+from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope, ScopeKind, Unit
 
 
 def block_key(node: str, number: int = 1) -> str:
@@ -70,11 +70,16 @@ def spent(scope: Scope, plan: TextPlan, tokens: int) -> int:
 
 
 def figures(scope: Scope) -> dict[str, Any]:
-    """Composed and plain totals. They follow from requests made and tokens released: public state."""
+    """What the block has paid and can pay. All of it follows from requests made and tokens released: public state.
+
+    ``epsilon_spent`` composes everything charged so far (zCDP, best order); ``epsilon_left`` is the largest single
+    request that still fits. They do not add up to ``epsilon``: epsilon never does. ``plain_sum`` adds the claims.
+    """
     alpha, epsilon, delta = _order(scope)
-    charged = Reservation.objects.filter(entries__scope=scope).exclude(state=ReservationState.RELEASED)
+    charged = Reservation.objects.filter(
+        pk__in=Entry.objects.filter(scope=scope, kind=EntryKind.RESERVE).values("reservation")
+    ).exclude(state=ReservationState.RELEASED)
     plain = charged.aggregate(total=Sum(Cast(KT("event__epsilon"), FloatField())))["total"] or 0.0
-    composed = accounting.epsilon_of_nano(scope.used, alpha, delta) if scope.used else 0.0
     return {
         "key": scope.key,
         "epsilon": epsilon,
@@ -82,8 +87,12 @@ def figures(scope: Scope) -> dict[str, Any]:
         "alpha": alpha,
         "cap": scope.cap,
         "used": scope.used,
-        "epsilon_spent": round(composed, 6),
-        "epsilon_left": round(max(0.0, epsilon - composed), 6),
+        "epsilon_spent": _epsilon(scope.used, alpha, delta),
+        "epsilon_left": min(epsilon, _epsilon(scope.cap - scope.used, alpha, delta)),
         "plain_sum": round(plain, 6),
-        "requests": charged.distinct().count(),
+        "requests": charged.count(),
     }
+
+
+def _epsilon(nano: int, alpha: float, delta: float) -> float:
+    return round(accounting.epsilon_of_rho(max(nano, 0) / accounting.NANO / alpha, delta), 6)

@@ -13,6 +13,7 @@ by one bit when a record changes. The public row has a public sentence in the re
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from typing import Any
 
 from fdrouter.errors import InvalidParameter
 
-RECORD_TOKENS = 80
+RECORD_TOKENS = 64
 MAX_QUESTION_TOKENS = 160
 START = "In our records,"
 NO_RECORD = "No patient record is available."
-COHORT_SYSTEM = "You are a clinical assistant. Answer the question in one short sentence from the patient record."
+COHORT_SYSTEM = "Answer in a few words."
 CHART_SYSTEM = (
     "You are a clinical assistant. Answer the question from the patient record only. "
     "If the record does not say, answer that the record does not say."
@@ -45,6 +46,30 @@ class GroupPrompts:
     def length(self) -> int:
         """Tokens in every row."""
         return len(self.public)
+
+
+# Forms of a question that can be turned into the beginning of its answer: (pattern, beginning).
+_OPENINGS: tuple[tuple[str, str], ...] = (
+    (r"(?:what|which)(?: [\w -]+?)? (?:do|does|did) (.+?) cause", r"\1 caused"),
+    (r"(?:what|which) (is|are|was|were) (.+)", r"\2 \1"),
+    (r"how (is|are|was|were) (.+) (\w+ed)", r"\2 \1 \3 by"),
+    (r"(?:what|which) (?!do |does |did |is |are |was |were )([\w -]+?) (is|are|was|were) (.+)", r"the \1 \3 \2"),
+    (r"what happened (after|when|while|during|to) (.+)", r"\1 \2,"),
+)
+
+
+def opening_of(question: str) -> str:
+    """A beginning of the answer, made from the question alone, e.g. "What is the dose of X?": "..., the dose of X is".
+
+    Every token costs privacy and the first ones decide where an answer goes, so they are better written down in advance.
+    A function of public text only; a question of another form gets :data:`START`.
+    """
+    asked = " ".join(clean(question).split()).rstrip("?!. ")
+    if len(asked) <= 120 and "?" not in asked:
+        for pattern, beginning in _OPENINGS:
+            if found := re.fullmatch(pattern, asked, flags=re.IGNORECASE):
+                return f"{START} {found.expand(beginning)}"
+    return START
 
 
 def clean(text: str) -> str:
@@ -127,7 +152,7 @@ class PromptBuilder:
         documents: Sequence[str],
         contexts: int,
         *,
-        start: str = START,
+        start: str | None = None,
         system: str = COHORT_SYSTEM,
     ) -> GroupPrompts:
         """Rows for ``documents``, one text per patient, over exactly ``contexts`` slots.
@@ -137,6 +162,7 @@ class PromptBuilder:
         """
         if len(documents) > contexts:
             raise InvalidParameter("More patients than slots.", field="documents")
+        start = opening_of(question) if start is None else start
         head, tail = self._frame(question, system, start)
         public = [*head, *self._slot(NO_RECORD), *tail]
         private = [[*head, *self._slot(document), *tail] for document in documents]

@@ -22,6 +22,7 @@ CREATE OR REPLACE FUNCTION inference_admit(ids uuid[], digests bytea[], membersh
     line_of int[], line_scope bigint[], line_amount bigint[],
     facts jsonb, requests bytea[], request_digests bytea[], reply_to text, lease_s real)
     RETURNS TABLE (verdict bigint, existing uuid) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
   verdicts bigint[];
 BEGIN
@@ -38,12 +39,12 @@ BEGIN
   END IF;
   verdicts := ledger_reserve(ids, owners, keys, events, lifetime, line_of, line_scope, line_amount);
   WITH batch AS (
-    SELECT b.*, f.* FROM unnest(ids, memberships, keys, requests, request_digests, verdicts) WITH ORDINALITY
+    SELECT b.id, b.membership, b.key, b.request, b.request_digest, f.* FROM unnest(ids, memberships, keys, requests, request_digests, verdicts) WITH ORDINALITY
       AS b(id, membership, key, request, request_digest, verdict, n)
     JOIN jsonb_to_recordset(facts) AS f(n bigint, user_id bigint, department_id bigint, kind text, model text,
       purpose text, channel text, stream bool, hospitals text[], patient_reference text, parameters jsonb,
       epsilon_micro bigint, delta float8, hospital text, department text, policies jsonb, policy_digest text,
-      charges jsonb) USING (n)
+      charges jsonb) ON f.n = b.n
     WHERE b.verdict = 0
   ), queued AS (
     INSERT INTO federation_inference (id, user_id, membership_id, department_id, kind, model, purpose, channel, stream,
@@ -72,6 +73,7 @@ CREATE OR REPLACE FUNCTION inference_claim(ids uuid[], lease_s real)
       hospitals text[], patient_reference text, parameters jsonb, epsilon_micro bigint, delta float8, request bytea,
       request_digest bytea, user_id bigint, membership_id bigint, node_id text, cancelled boolean)
     LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   RETURN QUERY UPDATE federation_inference i
@@ -85,6 +87,7 @@ END $$;
 -- Records where a claimed batch goes, before it goes there.
 CREATE OR REPLACE FUNCTION inference_route(ids uuid[], attempts smallint[], nodes text[], planner text)
     RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   WITH routed AS (
@@ -101,6 +104,7 @@ END $$;
 CREATE OR REPLACE FUNCTION inference_finish(ids uuid[], attempts smallint[], states text[], reasons text[],
     details jsonb[], answers bytea[], receipts jsonb[], prompt_tokens int[], completion_tokens int[],
     finish_reasons text[], outcomes text[], spents bigint[]) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
   mine uuid[];
 BEGIN

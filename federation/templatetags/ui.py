@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from django.utils.safestring import SafeString, mark_safe
 from accounts.models import Role
 from accounts.principals import Principal
 from fdrouter.errors import DomainError
-from federation import pages
+from federation import pages, selectors
 
 register = template.Library()
 
@@ -119,6 +120,15 @@ def moment(value: datetime | None, style: str = "full") -> SafeString | str:
     )
 
 
+_TONES = {"done": "state-good", "failed": "state-bad", "cancelled": "state-warn", "running": "state-live"}
+
+
+@register.simple_tag
+def state(outcome: str) -> SafeString:
+    """How a request ended, as a word with a coloured dot."""
+    return format_html('<span class="state {}">{}</span>', _TONES[outcome], selectors.OUTCOMES[outcome])
+
+
 @register.simple_tag
 def trouble_for(error: DomainError) -> pages.Trouble:
     """An error in words, with its next steps."""
@@ -141,3 +151,42 @@ def amount(value: float | int | None) -> str:
     if rounded == 0 and value > 0:
         return "<0.01"
     return text
+
+
+@register.filter
+def minus(value: float, other: float) -> float:
+    """The difference, never below zero."""
+    return max(0.0, value - other)
+
+
+@register.filter
+def words(tokens: int) -> int:
+    """About how many English words that many tokens make: three for four."""
+    return max(1, round(tokens * 0.75))
+
+
+@register.filter
+def scientific(value: float | None) -> str:
+    """Three significant digits, with an exponent where the number is very small: 1×10⁻⁵."""
+    if value is None:
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa.rstrip('0').rstrip('.')}×10{raised}"
+
+
+@register.filter
+def odds(epsilon: float) -> str:
+    """e to the epsilon, rounded up to two digits: the factor that a guarantee speaks of."""
+    factor = math.exp(epsilon)
+    scale = 10 ** max(0, math.floor(math.log10(factor)) - 1)
+    rounded = math.ceil(factor / scale) * scale if factor >= 10 else math.ceil(factor * 10) / 10
+    return f"{rounded:,.10g}".replace(",", "\u202f")
+
+
+@register.filter
+def one_in(delta: float) -> str:
+    """A small probability as "1 in so many", rounded down to the safe side."""
+    return f"{math.floor(1 / delta + 1e-6):,}".replace(",", "\u202f") if delta > 0 else "∞"

@@ -1,0 +1,213 @@
+"""REST under ``/api/``: the person, quotes, budgets, nodes and past requests. Parse, call one service, render."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts import principals
+from accounts.principals import Principal
+from fdrouter.errors import DomainError
+from federation import inference, outcome, quotes, selectors
+from federation.models import Inference, Kind, Node
+from federation.states import InferenceState
+from privacy import selectors as budgets
+
+PAGE = 50
+
+
+def principal_of(request: Request) -> Principal:
+    """The acting person, from a token or a session."""
+    if isinstance(request.auth, Principal):
+        return request.auth
+    return principals.for_user(int(request.user.pk))
+
+
+class QuoteInput(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(choices=Kind.choices)
+    epsilon = serializers.FloatField(required=False, allow_null=True)
+    delta = serializers.FloatField(required=False, allow_null=True)
+    hospitals = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=64)
+    contexts = serializers.IntegerField(required=False, allow_null=True)
+    max_tokens = serializers.IntegerField(required=False, allow_null=True)
+
+
+class RefusalOutput(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    details = serializers.DictField()
+
+
+class QuoteOutput(serializers.Serializer[Any]):
+    kind = serializers.CharField()
+    claim = serializers.CharField()
+    seconds = serializers.IntegerField()
+    epsilon = serializers.FloatField()
+    delta = serializers.FloatField()
+    push = serializers.FloatField()
+    contexts = serializers.IntegerField()
+    max_tokens = serializers.IntegerField()
+    user_left = serializers.FloatField()
+    department_left = serializers.FloatField()
+    block_left = serializers.DictField(child=serializers.FloatField())
+    refusal = RefusalOutput(allow_null=True)
+
+
+class MeOutput(serializers.Serializer[Any]):
+    username = serializers.CharField()
+    name = serializers.CharField()
+    role = serializers.CharField()
+    hospital = serializers.CharField(allow_null=True)
+    department = serializers.CharField(allow_null=True)
+
+
+class GaugeOutput(serializers.Serializer[Any]):
+    scope = serializers.CharField()
+    label = serializers.CharField()
+    unit = serializers.CharField()
+    cap = serializers.FloatField()
+    used = serializers.FloatField()
+    left = serializers.FloatField()
+    refills_at = serializers.DateTimeField()
+
+
+class NodeOutput(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    hospital = serializers.CharField()
+    healthy = serializers.BooleanField()
+    patients_band = serializers.CharField()
+    block = serializers.DictField(allow_null=True)
+
+
+class InferenceOutput(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    state = serializers.CharField()
+    model = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+    node = serializers.CharField(allow_null=True)
+    answer = serializers.CharField(allow_null=True)
+    privacy = serializers.DictField()
+    error = serializers.DictField(allow_null=True)
+
+
+class Me(APIView):
+    """Who the token belongs to."""
+
+    @extend_schema(responses=MeOutput)
+    def get(self, request: Request) -> Response:
+        principal = principal_of(request)
+        data = {"username": principal.username, "name": principal.display_name, "role": principal.role}
+        data |= {"hospital": principal.hospital, "department": principal.department}  # type: ignore[dict-item]
+        return Response(MeOutput(data).data)
+
+
+class Quote(APIView):
+    """What a request would cost now. Nothing is reserved."""
+
+    @extend_schema(request=QuoteInput, responses=QuoteOutput)
+    def post(self, request: Request) -> Response:
+        asked = QuoteInput(data=request.data)
+        asked.is_valid(raise_exception=True)
+        found = quotes.quote(principal_of(request), **asked.validated_data)
+        names = ("kind", "claim", "seconds", "epsilon", "delta", "push", "contexts", "max_tokens", "user_left")
+        data: dict[str, Any] = {name: getattr(found, name) for name in (*names, "department_left", "block_left")}
+        data["refusal"] = _refusal(found.refusal)
+        return Response(QuoteOutput(data).data)
+
+
+def _refusal(error: DomainError | None) -> dict[str, Any] | None:
+    return {"code": error.code, "message": error.message, "details": dict(error.details)} if error else None
+
+
+class Budget(APIView):
+    """Today's quotas of the person and their department."""
+
+    @extend_schema(responses=GaugeOutput(many=True))
+    def get(self, request: Request) -> Response:
+        gauges = budgets.balances(principal_of(request))
+        rows = [{**asdict(gauge), "left": gauge.left} for gauge in gauges]
+        return Response(GaugeOutput(rows, many=True).data)
+
+
+class Nodes(APIView):
+    """The network's nodes as last seen."""
+
+    @extend_schema(responses=NodeOutput(many=True))
+    def get(self, request: Request) -> Response:
+        principal_of(request)
+        return Response(NodeOutput([_node(n) for n in Node.objects.filter(active=True).order_by("pk")], many=True).data)
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "id": node.pk,
+        "name": node.name,
+        "hospital": node.hospital_id,
+        "healthy": bool(node.status.get("healthy")),
+        "patients_band": node.status.get("patients_band", ""),
+        "block": node.status.get("block"),
+    }
+
+
+def render(row: Inference, *, contents: bool) -> dict[str, Any]:
+    """A request for its owner. ``contents`` adds the answer."""
+    done = row.state == InferenceState.DONE
+    failed = row.state in (InferenceState.FAILED, InferenceState.CANCELLED)
+    failure = {"id": str(row.pk), "state": row.state, "code": row.reason, "details": row.details}
+    return {
+        "id": row.pk,
+        "kind": row.kind,
+        "state": row.state,
+        "model": row.model,
+        "created_at": row.created_at,
+        "finished_at": row.finished_at,
+        "node": row.node_id,
+        "answer": outcome.answer_of(row) if done and contents else None,
+        "privacy": outcome.claim(row.kind, row.receipt, row.epsilon_micro, row.delta),
+        "error": inference.failure(failure) if failed else None,
+    }
+
+
+class Inferences(APIView):
+    """The person's latest requests, without contents."""
+
+    @extend_schema(responses=InferenceOutput(many=True))
+    def get(self, request: Request) -> Response:
+        principal = principal_of(request)
+        rows = Inference.objects.filter(user_id=principal.user_id).order_by("-created_at")[:PAGE]
+        return Response(InferenceOutput([render(row, contents=False) for row in rows], many=True).data)
+
+
+class InferenceDetail(APIView):
+    """One request of the person, with its answer once it is there."""
+
+    @extend_schema(responses=InferenceOutput)
+    def get(self, request: Request, request_id: UUID) -> Response:
+        row = inference.get_own(principal_of(request).user_id, request_id)
+        return Response(InferenceOutput(render(row, contents=True)).data)
+
+    @extend_schema(responses={202: None})
+    def delete(self, request: Request, request_id: UUID) -> Response:
+        """Asks for a stop; what was sent to a node stays charged."""
+        row = inference.get_own(principal_of(request).user_id, request_id)
+        inference.cancel_now(row.pk, row.user_id)
+        return Response(status=status.HTTP_202_ACCEPTED)
+
+
+class Models(APIView):
+    """Models that the network's nodes serve."""
+
+    @extend_schema(responses={200: serializers.ListSerializer(child=serializers.CharField())})
+    def get(self, request: Request) -> Response:
+        principal_of(request)
+        return Response(selectors.served_models())

@@ -1,0 +1,15 @@
+"""Addresses under ``/api/``."""
+
+from django.urls import path
+
+from federation.api import rest
+
+urlpatterns = [
+    path("me", rest.Me.as_view(), name="api-me"),
+    path("models", rest.Models.as_view(), name="api-models"),
+    path("quote", rest.Quote.as_view(), name="api-quote"),
+    path("budget", rest.Budget.as_view(), name="api-budget"),
+    path("nodes", rest.Nodes.as_view(), name="api-nodes"),
+    path("inferences", rest.Inferences.as_view(), name="api-inferences"),
+    path("inferences/<uuid:request_id>", rest.InferenceDetail.as_view(), name="api-inference"),
+]
