@@ -86,19 +86,19 @@ class Postgres:
                 shutil.chown(folder, self.account, self.account)
         if (self.data / "PG_VERSION").exists():
             return
-        command = [
-            str(_binaries() / "initdb"),
-            "-D",
-            str(self.data),
-            "-U",
-            SUPERUSER,
-            "--auth=trust",
-            "--encoding=UTF8",
-        ]
         # The built-in provider sorts and folds case the same way on every machine.
-        command += ["--locale-provider=builtin", "--locale=C.UTF-8", "--no-sync"]
+        locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
+        command = [str(_binaries() / "initdb"), "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--no-sync"]
         result = subprocess.run(
-            command, user=self.account, capture_output=True, text=True, cwd="/", env=_plain_environment(), check=False
+            [*command, *locale],
+            user=self.account,
+            group=self.account,
+            extra_groups=[] if self.account else None,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env=_plain_environment(),
+            check=False,
         )
         if result.returncode:
             raise ServiceError(f"PostgreSQL could not make its files in {self.data}:\n{result.stderr.strip()}")
