@@ -8,9 +8,8 @@ from typing import Any, Concatenate, ParamSpec
 
 from axes.helpers import get_cool_off
 from django.contrib.auth import logout
-from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.views import LoginView
+from django.contrib.auth.views import LoginView, redirect_to_login
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
@@ -32,17 +31,24 @@ THEME_SECONDS = 365 * 24 * 3600
 def principal_required(
     view: Callable[Concatenate[HttpRequest, Principal, P], HttpResponse],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
-    """The view takes the acting principal. Signed out: to the sign-in page. Without a post: a page that says so."""
+    """The view takes the acting principal. Signed out: to the sign-in page. Without a post: a page that says so.
+
+    A part of a page (htmx) gets a bare 401 instead, so that no sign-in form is swapped into the page.
+    """
 
     @wraps(view)
-    def checked(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def checked(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        if not request.user.is_authenticated:
+            if "HX-Request" in request.headers:
+                return HttpResponse(status=401)
+            return redirect_to_login(request.get_full_path())
         try:
-            principal = principals.for_user(int(request.user.pk or 0))
+            principal = principals.for_user(request.user.pk)
         except Unauthenticated:
             return render(request, "accounts/no_post.html", status=403)
         return view(request, principal, *args, **kwargs)
 
-    return login_required(checked)
+    return checked
 
 
 def _local(request: HttpRequest, target: str) -> str:
@@ -85,8 +91,7 @@ class SignIn(LoginView):
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         response = super().form_valid(form)
-        user = form.get_user()
-        evidence.record(_event("session.sign_in", user if isinstance(user, User) else None))
+        evidence.record(_event("session.sign_in", form.get_user()))
         return response
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:

@@ -10,6 +10,7 @@ site: list[URLPattern | URLResolver] = [
     path("", include("accounts.urls")),
     path("", include("federation.urls")),
     path("portal/", include("compliance.urls")),
+    path("api/", include("federation.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="api-docs"),
     path("admin/", admin.site.urls),

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import policy
-from accounts.models import CareRelation, Hospital, Role
+from accounts.models import CareRelation, Role
 from accounts.principals import Principal
 from fdrouter import crypto
 from fdrouter.errors import NoNode, NotFound
@@ -108,6 +108,10 @@ def _block(node: Node) -> Block | None:
     return Block(epsilon, float(told["delta"]), max(0.0, float(left)), told.get("plain_sum"))
 
 
+def _band(node: Node) -> str:
+    return str(node.status.get("patients_band", "")).replace("-", "–")
+
+
 def sources(principal: Principal) -> list[Source]:
     """The hospitals of the network that hold records, the person's own first."""
     now = timezone.now()
@@ -117,7 +121,7 @@ def sources(principal: Principal) -> list[Source]:
             node.hospital_id,
             node.hospital.name,
             _up(node, now),
-            str(node.status.get("patients_band", "")),
+            _band(node),
             _block(node),
         )
         for node in nodes
@@ -160,7 +164,7 @@ def nodes(principal: Principal) -> list[NodeCard]:
             node=node,
             up=_up(node, now),
             engine=str(node.status.get("engine", "unknown")),
-            band=str(node.status.get("patients_band", "")),
+            band=_band(node),
             running=int(node.status.get("running") or 0),
             block=_block(node),
         )
@@ -197,14 +201,10 @@ def _may(principal: Principal, kind: Kind, purpose: str) -> bool:
 
 def patients_in_care(principal: Principal) -> QuerySet[CareRelation]:
     """Patients in the present care of the person's department."""
+    if principal.department_id is None:
+        return CareRelation.objects.none()
     rows = CareRelation.objects.filter(department_id=principal.department_id, ended_at__isnull=True)
-    return rows.order_by("label", "patient_reference") if principal.department_id else rows.none()
-
-
-def time_zone(principal: Principal) -> str:
-    """The zone of the person's hospital."""
-    hospital = Hospital.objects.filter(pk=principal.hospital).first() if principal.hospital else None
-    return hospital.time_zone if hospital else "UTC"
+    return rows.order_by("label", "patient_reference")
 
 
 # --- a person's own requests --------------------------------------------------------------------------------------
@@ -234,10 +234,6 @@ class Request:
     def outcome(self) -> str:
         return self.row.state if self.row.state in TERMINAL else "running"
 
-    @property
-    def outcome_label(self) -> str:
-        return OUTCOMES[self.outcome]
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -248,6 +244,14 @@ class Page:
     pages: int
     total: int
     limited: bool
+
+    @property
+    def previous(self) -> int:
+        return self.number - 1
+
+    @property
+    def following(self) -> int:
+        return self.number + 1
 
 
 def _question(row: Inference) -> str:

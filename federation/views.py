@@ -41,6 +41,15 @@ def ask(request: HttpRequest, principal: Principal) -> HttpResponse:
     return render(request, "federation/ask.html", context)
 
 
+@require_safe
+@never_cache
+@principal_required
+def side(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """What is left and what was asked last, as a part of the Ask page: read again after every answer."""
+    context = {"gauges": balances(principal), "recent": selectors.recent(principal)}
+    return render(request, "federation/_side.html", context)
+
+
 def _again(request: HttpRequest, principal: Principal) -> selectors.Request | None:
     """The request to ask once more, when the address names one of the person's own."""
     try:

@@ -1,0 +1,184 @@
+// The answer's card: what is shown while words arrive, when they are complete, and when something went wrong.
+"use strict";
+
+window.fdrouter = window.fdrouter || {};
+
+(() => {
+  const number = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+  const STOP_COSTS = {
+    "cohort.text": "Stopping does not give the privacy cost back.",
+    chart: "Stopping costs nothing. The look at the record stays recorded.",
+    general: "Stopping costs nothing.",
+  };
+
+  class Answer {
+    constructor(root, troubles) {
+      this.root = root;
+      this.troubles = troubles;
+      this.part = (name) => root.querySelector(`[data-${name}]`);
+    }
+
+    start(question, kind) {
+      this.kind = kind;
+      this.text = "";
+      this.id = null;
+      this.root.hidden = false;
+      this.part("asked").textContent = question;
+      this.part("text").textContent = "";
+      this.part("text").classList.remove("is-partial");
+      this.part("stop-cost").textContent = STOP_COSTS[kind] || "";
+      this.part("stop").disabled = false;
+      this.part("facts").replaceChildren();
+      this.part("receipt").replaceChildren();
+      for (const name of ["trouble", "foot", "node"]) this.part(name).hidden = true;
+      this.busy(true);
+      this.say("Sent", "live");
+      this.progress("Waiting for a place");
+      this.root.scrollIntoView({ block: "nearest" });
+    }
+
+    // Screen readers hear the whole answer once it is there, not every word: the live region is busy until then.
+    busy(is) {
+      this.part("text").setAttribute("aria-busy", String(is));
+      this.part("stop").closest(".answer-stop").hidden = !is;
+      this.part("progress").hidden = !is;
+    }
+
+    say(words, tone) {
+      const state = this.part("state");
+      state.textContent = words;
+      state.className = `state state-${tone}`;
+    }
+
+    progress(words) {
+      this.part("progress-text").textContent = words;
+    }
+
+    accepted(message) {
+      this.id = message.id;
+      this.say("Accepted", "live");
+      this.progress(message.expected_seconds ? `About ${message.expected_seconds} s` : "");
+    }
+
+    node(node) {
+      if (!node) return;
+      this.part("node-name").textContent = node.name;
+      this.part("node").hidden = false;
+    }
+
+    moved(message) {
+      this.node(message.node);
+      this.say("Working", "live");
+      if (message.text) this.progress(message.text);
+    }
+
+    append(words) {
+      if (!this.text) this.say("Answering", "live");
+      this.text += words;
+      this.part("text").append(words);
+    }
+
+    // After a dropped connection some words are missing until the whole answer comes.
+    reconnecting() {
+      this.say("Connection lost", "warn");
+      this.progress("The answer goes on at the hospital. Trying to reconnect…");
+      this.part("text").classList.add("is-partial");
+    }
+
+    resumed() {
+      this.say("Reconnected", "live");
+      this.progress("The whole answer appears as soon as it is complete.");
+    }
+
+    stopping() {
+      this.part("stop").disabled = true;
+      this.say("Stopping", "warn");
+    }
+
+    finish(message) {
+      const text = this.part("text");
+      this.text = message.answer;
+      if (text.textContent !== message.answer) text.textContent = message.answer;
+      text.classList.remove("is-partial");
+      this.busy(false);
+      this.node(message.node);
+      this.say("Answered", "good");
+      this.part("basis").textContent = this.basis(message);
+      this.facts(message.privacy);
+      this.part("open").href = `/history/${message.id}`;
+      this.part("foot").hidden = false;
+    }
+
+    basis(message) {
+      const at = message.node ? ` at ${message.node.name}` : "";
+      if (this.kind === "chart") return `Based on the chosen patient's record${at}. Not anonymous: treat it like the chart.`;
+      if (this.kind !== "cohort.text") return `Based on the model's public training${at}. No patient's record was opened.`;
+      return `Based on what many patients' records have in common${at}, with noise that limits what any one patient can change.`;
+    }
+
+    facts(privacy) {
+      const left = privacy.remaining || {};
+      const cost = privacy.epsilon ? number.format(privacy.epsilon) : "none";
+      this.fact("Privacy cost", cost);
+      if (left.user !== null && left.user !== undefined) this.fact("You, today", number.format(left.user), "left");
+      if (left.department !== null && left.department !== undefined) this.fact("Department, today", number.format(left.department), "left");
+      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("These records, for good", number.format(left.block), "left");
+    }
+
+    fact(name, value, unit) {
+      const pair = document.createElement("div");
+      const term = document.createElement("dt");
+      const words = document.createElement("dd");
+      term.textContent = name;
+      words.textContent = value;
+      if (unit) {
+        const small = document.createElement("small");
+        small.textContent = ` ${unit}`;
+        words.append(small);
+      }
+      pair.append(term, words);
+      this.part("facts").append(pair);
+    }
+
+    fail(error) {
+      this.busy(false);
+      const known = this.troubles[error.code] || this.troubles.unknown;
+      const stopped = error.code === "cancelled";
+      this.say(stopped ? "Stopped" : error.charged ? "Failed after it was charged" : "Not answered", stopped ? "warn" : "bad");
+      this.part("text").classList.toggle("is-partial", Boolean(this.text));
+      this.part("trouble-title").textContent = `${known.title}.`;
+      this.part("trouble-why").textContent = error.message || "";
+      this.part("trouble-charge").textContent = this.charge(error);
+      const note = this.part("trouble").firstElementChild;
+      note.className = `note note-${stopped ? "warning" : "error"}`;
+      this.part("trouble-steps").replaceChildren(...this.steps(error, known));
+      this.part("trouble").hidden = false;
+    }
+
+    charge(error) {
+      if (this.kind !== "cohort.text") return "";
+      return error.charged
+        ? "The privacy cost stays charged: records had been read. The details are in your history."
+        : "No privacy cost was charged.";
+    }
+
+    steps(error, known) {
+      const details = error.details || {};
+      const offers = (details.try || []).filter((offer) => "epsilon" in offer);
+      const better = offers.map(({ epsilon }) => ({ label: `Use privacy cost ${epsilon}`, action: "epsilon", href: "/", value: String(epsilon) }));
+      const requests = error.code === "quota_spent" && details.unit === "requests";
+      const usual = known.steps.filter((step) => !(requests && step.action === "kind") && !(this.kind === "general" && step.action === "kind"));
+      return [...better, ...usual].map((step, index) => {
+        const link = document.createElement("a");
+        link.className = `btn btn-sm ${index ? "btn-plain" : "btn-primary"}`;
+        link.href = step.href;
+        link.textContent = step.label;
+        link.dataset.step = step.action;
+        link.dataset.value = step.value || "";
+        return link;
+      });
+    }
+  }
+
+  window.fdrouter.Answer = Answer;
+})();

@@ -1,0 +1,248 @@
+// The Ask page: the form with its cost preview, and the conversation over the WebSocket.
+"use strict";
+
+(() => {
+  const form = document.getElementById("ask");
+  if (!form) return;
+  const { AskSocket, Answer } = window.fdrouter;
+  const data = JSON.parse(document.getElementById("ask-data").textContent);
+  const answer = new Answer(document.getElementById("answer"), data.troubles);
+  const prompt = form.elements.prompt;
+  const send = document.getElementById("send");
+  const quote = document.getElementById("quote");
+  const examples = document.getElementById("examples");
+  const custom = form.querySelector("[data-custom-cost]");
+  const DRAFT = "fdrouter.ask";
+  const placeholders = data.placeholders;
+
+  let current = null; // {message, id, kind}: the question under way
+  let online = false;
+  let signedOut = false;
+
+  // --- the form ---------------------------------------------------------------------------------------------
+  const kind = () => form.elements.kind.value;
+
+  function epsilon() {
+    if (kind() !== "cohort.text") return null;
+    const chosen = form.querySelector('input[name="epsilon"]:checked');
+    return Number(custom.value || (chosen ? chosen.value : 0)) || null;
+  }
+
+  function hospitals() {
+    return kind() === "cohort.text" ? [...form.querySelectorAll('input[name="hospitals"]:checked')].map((box) => box.value) : [];
+  }
+
+  function missing() {
+    if (!prompt.value.trim()) return true;
+    return kind() === "chart" && !(form.elements.patient && form.elements.patient.value);
+  }
+
+  function refresh() {
+    send.disabled = signedOut || !online || Boolean(current) || missing() || Boolean(quote.querySelector("[data-refused]"));
+    prompt.placeholder = placeholders[kind()] || "";
+  }
+
+  function requote() {
+    quote.dispatchEvent(new Event("quote"));
+  }
+
+  // The text survives an ended session, a reload and a closed laptop; it never leaves this window's storage.
+  function keep() {
+    sessionStorage.setItem(DRAFT, JSON.stringify({ kind: kind(), prompt: prompt.value }));
+  }
+
+  function restore() {
+    const kept = JSON.parse(sessionStorage.getItem(DRAFT) || "null");
+    if (!kept || prompt.value || new URLSearchParams(location.search).has("kind")) return;
+    prompt.value = kept.prompt;
+    const radio = [...form.querySelectorAll('input[name="kind"]')].find((input) => input.value === kept.kind);
+    if (radio) radio.checked = true;
+  }
+
+  function setCost(value) {
+    const preset = [...form.querySelectorAll('input[name="epsilon"]')].find((input) => Number(input.value) === Number(value));
+    for (const input of form.querySelectorAll('input[name="epsilon"]')) input.checked = input === preset;
+    custom.value = preset ? "" : value;
+    custom.name = preset ? "" : "epsilon";
+    custom.toggleAttribute("data-quoted", !preset);
+  }
+
+  // --- sending ----------------------------------------------------------------------------------------------
+  function ask() {
+    if (send.disabled) return;
+    const message = {
+      type: "ask",
+      kind: kind(),
+      prompt: prompt.value.trim(),
+      purpose: form.elements.purpose.value,
+      hospitals: hospitals(),
+      patient: kind() === "chart" ? form.elements.patient.value : "",
+      epsilon: epsilon(),
+      idempotency_key: crypto.randomUUID(),
+    };
+    current = { message, id: null };
+    examples.hidden = true;
+    answer.start(message.prompt, message.kind);
+    refresh();
+    socket.send(message);
+  }
+
+  function finished() {
+    current = null;
+    refresh();
+    requote();
+    document.getElementById("side").dispatchEvent(new Event("answered"));
+  }
+
+  function done(message) {
+    answer.finish(message);
+    const receipt = answer.part("receipt");
+    window.htmx.ajax("GET", `/history/${message.id}/receipt`, { target: receipt, swap: "innerHTML" });
+    finished();
+  }
+
+  const handlers = {
+    accepted(message) {
+      current.id = message.id;
+      answer.accepted(message);
+      if (prompt.value.trim() === current.message.prompt) prompt.value = ""; // it is in the history now
+      sessionStorage.removeItem(DRAFT);
+    },
+    progress: (message) => answer.moved(message),
+    delta: (message) => current.gap || answer.append(message.text),
+    done,
+    error(message) {
+      answer.fail(message);
+      finished();
+    },
+  };
+
+  function banner(name, shown) {
+    document.querySelector(`[data-${name}]`).hidden = !shown;
+  }
+
+  let downTimer;
+  const socket = new AskSocket("/ws/ask", {
+    open() {
+      clearTimeout(downTimer);
+      online = true;
+      banner("offline", false);
+      refresh();
+      if (!current) return;
+      if (current.id) {
+        current.gap = true;
+        answer.resumed();
+        socket.send({ type: "resume", id: current.id });
+      } else {
+        socket.send(current.message); // the same key: it is taken and charged once
+      }
+    },
+    message(message) {
+      const ours = current && (!message.id || !current.id || message.id === current.id);
+      if (ours && handlers[message.type]) handlers[message.type](message);
+    },
+    down() {
+      online = false;
+      refresh();
+      if (current) answer.reconnecting();
+      clearTimeout(downTimer);
+      downTimer = setTimeout(() => banner("offline", !online && !signedOut), 1200); // a blink is not worth a banner
+    },
+    signedOut() {
+      signedOut = true;
+      keep();
+      banner("expired", true);
+      if (current) answer.fail({ code: "unauthenticated", message: "If the question was taken, its answer will be in your history.", charged: false });
+      current = null;
+      refresh();
+    },
+  });
+
+  // --- next steps -------------------------------------------------------------------------------------------
+  // Brings the last question back, unless another one is being written.
+  function bringBack() {
+    if (!prompt.value.trim()) prompt.value = answer.part("asked").textContent;
+    keep();
+    refresh();
+    prompt.focus();
+  }
+
+  const steps = {
+    kind(value) {
+      const radio = [...form.querySelectorAll('input[name="kind"]')].find((input) => input.value === value);
+      if (radio) radio.click();
+      bringBack();
+    },
+    epsilon(value) {
+      setCost(value);
+      requote();
+      bringBack();
+    },
+    purpose: () => form.elements.purpose.focus(),
+    edit: bringBack,
+    retry() {
+      bringBack();
+      ask();
+    },
+  };
+
+  document.addEventListener("click", (event) => {
+    const step = event.target.closest("[data-step]");
+    if (!step || !steps[step.dataset.step]) return;
+    event.preventDefault();
+    steps[step.dataset.step](step.dataset.value);
+  });
+
+  // --- events -----------------------------------------------------------------------------------------------
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask();
+  });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      ask();
+    }
+  });
+  form.addEventListener("input", (event) => {
+    keep();
+    if (event.target === custom && custom.value) setCost(custom.value);
+    refresh();
+  });
+  form.addEventListener("change", (event) => {
+    if (event.target.name === "epsilon" && event.target !== custom) setCost(event.target.value);
+    if (event.target !== prompt) requote();
+    refresh();
+  });
+  document.body.addEventListener("htmx:afterSwap", refresh);
+  document.body.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status !== 401) return;
+    signedOut = true;
+    banner("expired", true);
+    refresh();
+  });
+  examples.addEventListener("click", (event) => {
+    const example = event.target.closest("[data-example]");
+    if (!example) return;
+    prompt.value = example.textContent;
+    keep();
+    refresh();
+    prompt.focus();
+  });
+  answer.part("stop").addEventListener("click", () => {
+    if (!current || !current.id) return;
+    answer.stopping();
+    socket.send({ type: "cancel", id: current.id });
+  });
+  answer.part("copy").addEventListener("click", async (event) => {
+    const label = event.currentTarget.querySelector("span");
+    await navigator.clipboard.writeText(answer.text);
+    label.textContent = "Copied";
+    setTimeout(() => (label.textContent = "Copy"), 1600);
+  });
+
+  const kept = form.querySelector('input[name="epsilon"]:checked');
+  if (!kept) setCost(data.epsilon);
+  restore();
+  refresh();
+})();

@@ -1,0 +1,307 @@
+"""The clinician's and the operator's pages: owner, colleague, outsider."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import Role, User
+from federation.models import Kind
+from federation.templatetags import ui
+from tests.accounts.people import department, hospital, in_care, person
+from tests.federation import rows
+
+pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def page(client: Client, user: User, path: str, expect: int = 200) -> str:
+    client.force_login(user)
+    response = client.get(path)
+    assert response.status_code == expect, response.content[:400]
+    return response.content.decode()
+
+
+# --- who gets which page ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", ["/", "/ask/side", "/history", "/budget", "/nodes", f"/history/{uuid.uuid4()}"])
+def test_signed_out_people_are_led_to_sign_in_and_back(client: Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 302
+    assert response["Location"] == f"/sign-in?next={path}"
+
+
+def test_a_part_of_a_page_gets_a_bare_401_instead_of_a_sign_in_form(client: Client) -> None:
+    response = client.get("/ask/quote?kind=general", headers={"HX-Request": "true"})
+    assert (response.status_code, response.content) == (401, b"")
+
+
+def test_officers_and_operators_land_on_their_own_pages(client: Client) -> None:
+    for role, where in ((Role.PRIVACY_OFFICER, "/portal/"), (Role.AUDITOR, "/portal/"), (Role.NODE_OPERATOR, "/nodes")):
+        client.force_login(person(role.value, role))
+        response = client.get("/")
+        assert (response.status_code, response["Location"]) == (302, where)
+
+
+def test_navigation_shows_what_the_post_gives(client: Client) -> None:
+    clinician = page(client, person("ada"), "/history")
+    assert 'href="/budget"' in clinician
+    assert "/portal/" not in clinician
+    assert "/nodes" not in clinician
+    operator = page(client, person("olga", Role.NODE_OPERATOR), "/nodes")
+    assert "/budget" not in operator
+    officer = page(client, person("priya", Role.PRIVACY_OFFICER), "/history")
+    assert 'href="/portal/ledger"' in officer
+
+
+def test_nodes_are_for_operators_and_the_rest_see_nothing(client: Client) -> None:
+    rows.node(hospital())
+    assert "Northfield General" in page(client, person("olga", Role.NODE_OPERATOR), "/nodes")
+    for role in (Role.ATTENDING, Role.PRIVACY_OFFICER):
+        assert "Northfield General" not in page(client, person(role.value, role), "/nodes", expect=404)
+
+
+# --- Ask ----------------------------------------------------------------------------------------------------------
+def test_ask_offers_the_kinds_and_purposes_of_the_post(client: Client) -> None:
+    rows.node(hospital())
+    in_care("nf-1")
+    html = page(client, person("ada"), "/")
+    for text in ("Ask the model", "Ask about my patient", "Ask our records", "400–500 patients", "nf-1", "Treatment"):
+        assert text in html
+    nurse = page(client, person("nora", Role.NURSE), "/")
+    assert "Ask our records" not in nurse
+    researcher = page(client, person("rhea", Role.RESEARCHER), "/")
+    assert "Ask about my patient" not in researcher
+    assert "nf-1" not in researcher
+    assert "Emergency treatment" not in researcher
+
+
+def test_ask_shows_no_patient_of_another_department(client: Client) -> None:
+    in_care("nf-secret", of=department("emergency"))
+    assert "nf-secret" not in page(client, person("ada"), "/")
+
+
+def test_ask_never_says_epsilon_outside_the_expert_view(client: Client) -> None:
+    html = page(client, person("ada"), "/")
+    words = re.sub(r"<script.*?</script>|<[^>]+>", " ", html, flags=re.DOTALL)
+    assert "epsilon" not in words.lower()
+
+
+def test_ask_again_fills_in_ones_own_question_only(client: Client) -> None:
+    ada, ben = person("ada"), person("ben")
+    row = rows.request(ada, "A question to repeat")
+    assert (
+        "A question to repeat" in page(client, ada, f"/?again={row.pk}").split("<textarea")[1].split("</textarea>")[0]
+    )
+    assert "A question to repeat" not in page(client, ben, f"/?again={row.pk}")
+    assert page(client, ben, "/?again=nonsense")
+
+
+def test_contents_are_escaped(client: Client) -> None:
+    ada = person("ada")
+    row = rows.request(ada, "<script>alert(1)</script>", "<img src=x onerror=alert(1)>")
+    for path in ("/", "/history", f"/history/{row.pk}", f"/?again={row.pk}", "/budget"):
+        html = page(client, ada, path)
+        assert "<script>alert" not in html
+        assert "<img" not in html
+
+
+# --- the quote ----------------------------------------------------------------------------------------------------
+def quote(client: Client, user: User, **values: str) -> str:
+    client.force_login(user)
+    response = client.get("/ask/quote", {"purpose": "TREAT", **values})
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_quote_moves_with_the_controls(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    three, eight = (quote(client, ada, kind="cohort.text", epsilon=e) for e in ("3", "8"))
+    assert "Privacy cost 3" in three
+    assert "7 left for you after it" in three
+    assert "Privacy cost 8" in eight
+    assert "2 left for you after it" in eight
+    assert "No privacy cost" in quote(client, ada, kind="general")
+
+
+def test_quote_refuses_with_a_reason_and_a_next_step(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=9.0)
+    html = quote(client, ada, kind="cohort.text", epsilon="3")
+    assert 'data-refused="quota_spent"' in html
+    assert "Ask the model without records" in html
+    assert "data-refused" not in quote(client, ada, kind="general")
+
+
+def test_quote_names_the_purposes_that_would_do(client: Client) -> None:
+    html = quote(client, person("ada"), kind="chart", purpose="HRESCH")
+    assert 'data-refused="policy_denied"' in html
+    assert "treatment or emergency treatment" in html
+
+
+@pytest.mark.parametrize("epsilon", ["nan", "inf", "-1", "0", "1e308", "abc", "11"])
+def test_quote_takes_no_nonsense(client: Client, epsilon: str) -> None:
+    assert 'data-refused="invalid_parameter"' in quote(client, person("ada"), kind="cohort.text", epsilon=epsilon)
+
+
+def test_quote_is_not_there_for_people_who_ask_nothing(client: Client) -> None:
+    page(client, person("priya", Role.PRIVACY_OFFICER), "/ask/quote?kind=general", expect=404)
+
+
+def test_the_purpose_is_remembered(client: Client) -> None:
+    ada = person("ada")
+    quote(client, ada, kind="general", purpose="HQUALIMP")
+    assert '<option value="HQUALIMP" selected>' in client.get("/").content.decode()
+    quote(client, ada, kind="general", purpose="NONSENSE")
+    assert client.cookies["purpose"].value == "HQUALIMP"
+
+
+def test_a_remembered_purpose_that_the_post_cannot_use_is_not_chosen(client: Client) -> None:
+    client.cookies["purpose"] = "ETREAT"
+    html = page(client, person("rhea", Role.RESEARCHER), "/")
+    assert 'value="ETREAT"' not in html
+    assert '<option value="HQUALIMP" selected>' in html
+
+
+# --- history ------------------------------------------------------------------------------------------------------
+def test_history_searches_filters_and_shows_ones_own_only(client: Client) -> None:
+    ada, ben = person("ada"), person("ben")
+    rows.request(ada, "About velorapine?", "A dry cough.")
+    rows.request(ada, "About zintoralol?", "A slow pulse.")
+    html = page(client, ada, "/history?text=cough")
+    assert "About velorapine?" in html
+    assert "About zintoralol?" not in html
+    assert "Nothing matches" in page(client, ada, "/history?text=absent")
+    assert "No questions yet" in page(client, ben, "/history")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "99999999999", ""])
+def test_history_takes_any_page_number(client: Client, number: str) -> None:
+    page(client, person("ada"), f"/history?page={number}")
+
+
+def test_a_request_has_its_page_for_its_owner_and_looks_absent_to_others(client: Client) -> None:
+    ada, colleague = person("ada"), person("ben")
+    outsider = person("eve", works_in=department(at=hospital("lakeside", "Lakeside")))
+    officer = person("priya", Role.PRIVACY_OFFICER)
+    node = rows.node(hospital())
+    row = rows.request(
+        ada, "Which effects?", "A cough.", kind=Kind.COHORT_TEXT, epsilon=3.0, node=node, receipt=rows.RECEIPT
+    )
+    html = page(client, ada, f"/history/{row.pk}")
+    for text in ("Which effects?", "A cough.", "Northfield General", "Privacy cost 3 stays charged", "ab" * 32):
+        assert text in html
+    absent = f"/history/{uuid.uuid4()}"
+    for path in ("", "/receipt", "/receipt.json"):
+        for user in (colleague, outsider, officer):
+            theirs = page(client, user, f"/history/{row.pk}{path}", expect=404)
+            nobodys = page(client, user, f"{absent}{path}", expect=404)
+            assert _without_address(theirs) == _without_address(nobodys)
+
+
+def _without_address(html: str) -> str:
+    html = re.sub(r"/history/[0-9a-f-]{36}", "/history/ID", html)
+    return re.sub(r'name="csrfmiddlewaretoken" value="[^"]+"', "", html)
+
+
+def test_the_receipt_can_be_kept_as_the_node_signed_it(client: Client) -> None:
+    ada = person("ada")
+    row = rows.request(ada, "Q", kind=Kind.COHORT_TEXT, epsilon=1.0, receipt=rows.RECEIPT)
+    client.force_login(ada)
+    response = client.get(f"/history/{row.pk}/receipt.json")
+    assert json.loads(response.content) == rows.RECEIPT
+    assert response["Content-Disposition"].startswith("attachment")
+    bare = rows.request(ada, "no receipt")
+    assert client.get(f"/history/{bare.pk}/receipt.json").status_code == 404
+    assert "receipt-json" in client.get(f"/history/{row.pk}/receipt").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "text"),
+    [
+        ("failed", "node_timeout", "No answer in time"),
+        ("failed", "a_code_of_tomorrow", "No answer came back"),
+        ("cancelled", "", "was stopped"),
+        ("queued", "", "Still under way"),
+    ],
+)
+def test_a_request_without_an_answer_says_why(client: Client, state: str, reason: str, text: str) -> None:
+    ada = person("ada")
+    row = rows.request(ada, "Q", None, kind=Kind.COHORT_TEXT, epsilon=1.0, state=state, reason=reason)
+    assert text in page(client, ada, f"/history/{row.pk}")
+
+
+def test_a_failure_says_whether_it_was_charged(client: Client) -> None:
+    ada = person("ada")
+    kept = rows.request(ada, "Q", None, kind=Kind.COHORT_TEXT, epsilon=1.0, state="failed", reason="node_failed")
+    assert "stays charged" in page(client, ada, f"/history/{kept.pk}")
+    free = rows.request(ada, "Q", None, kind=Kind.COHORT_TEXT, epsilon=1.0, state="cancelled")
+    html = page(client, ada, f"/history/{free.pk}")
+    assert "No privacy cost was charged" in html
+    assert "Given back" in html
+
+
+# --- budget -------------------------------------------------------------------------------------------------------
+def test_budget_shows_ones_own_use_of_today(client: Client) -> None:
+    rows.node(hospital())
+    ada, ben = person("ada"), person("ben")
+    rows.request(ada, "Paid today", kind=Kind.COHORT_TEXT, epsilon=3.0)
+    rows.request(ada, "Two days ago", created_at=timezone.now() - timedelta(days=2))
+    mine = page(client, ada, "/budget")
+    assert "<strong>7</strong> of 10 left" in mine
+    assert "<strong>6.5</strong> of 10 left" in mine
+    assert "Paid today" in mine
+    assert "Two days ago" not in mine
+    theirs = page(client, ben, "/budget")
+    assert "<strong>10</strong> of 10 left" in theirs
+    assert "Paid today" not in theirs
+
+
+def test_people_without_a_budget_are_told(client: Client) -> None:
+    assert "no daily budget" in page(client, person("priya", Role.PRIVACY_OFFICER), "/budget")
+
+
+# --- building blocks ----------------------------------------------------------------------------------------------
+def test_every_icon_of_the_templates_is_among_those_that_the_set_up_copies() -> None:
+    known = set((ROOT / "fdrouter" / "demo" / "icons.txt").read_text().split())
+    used = {
+        name
+        for file in (ROOT / "templates").rglob("*.html")
+        for name in re.findall(r'{% icon "([a-z0-9-]+)"', file.read_text(encoding="utf-8"))
+    }
+    used |= {entry.icon for entry in (*ui.CLINICAL_PAGES, *ui.OPERATOR_PAGES, *ui.PORTAL_PAGES)}
+    assert used <= known
+
+
+def test_templates_hold_no_inline_style_or_script() -> None:
+    guilty = [
+        str(file)
+        for file in (ROOT / "templates").rglob("*.html")
+        if re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", file.read_text(encoding="utf-8"))
+        and "/pdf/" not in str(file)
+    ]
+    assert not guilty
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (3.0, "3"), (0.126, "0.13"), (0.004, "<0.01"), (50000, "50\u202f000"), (0, "0")]
+)
+def test_amounts_are_short(value: float | None, text: str) -> None:
+    assert ui.amount(value) == text
+
+
+def test_figures_of_the_guarantee_are_rounded_to_the_safe_side() -> None:
+    assert ui.odds(3.0) == "21"  # e^3 = 20.09
+    assert ui.odds(0.1) == "1.2"
+    assert ui.odds(8.0) == "3\u202f000"  # e^8 = 2981
+    assert ui.one_in(1e-5) == "100\u202f000"
+    assert ui.scientific(1e-5) == "1×10⁻⁵"
+    assert ui.scientific(0.25) == "0.25"
