@@ -110,6 +110,9 @@ class Gateway:
             )
         return self._sealed
 
+    def _session(self, node: NodeEndpoint) -> aiohttp.ClientSession:
+        return self._tls() if node.url.startswith("https://") else self._plain
+
     async def close(self) -> None:
         await self._plain.close()
         if self._sealed is not None:
@@ -137,8 +140,7 @@ class Gateway:
         plain = node.transport == Transport.OPENAI
         url = f"{node.url}/v1/models" if plain else f"{node.url}/node/health"
         try:
-            session = self._plain if plain else self._tls()
-            async with session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            async with self._session(node).get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
                 if response.status != 200:
                     raise CallFailed("node_failed", sent=False)
                 return {} if plain else await response.json()
@@ -150,7 +152,7 @@ class Gateway:
         body |= {"max_tokens": call.payload["max_tokens"], "temperature": call.payload["temperature"]}
         headers = {"content-type": "application/json"}
         url = f"{node.url}/v1/chat/completions"
-        async with self._plain.post(url, data=_encode(body), headers=headers) as response:
+        async with self._session(node).post(url, data=_encode(body), headers=headers) as response:
             if response.status != 200:
                 raise CallFailed("node_failed", sent=True)
             if not call.stream:
