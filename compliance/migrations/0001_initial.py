@@ -4,29 +4,30 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('seq', models.BigAutoField(primary_key=True, serialize=False)),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('kind', models.CharField(max_length=40)),
-                ('outcome', models.CharField(max_length=40)),
-                ('actor_id', models.BigIntegerField(null=True)),
-                ('subject', models.UUIDField(null=True)),
-                ('hospital', models.CharField(max_length=40, null=True)),
-                ('department', models.CharField(max_length=40, null=True)),
-                ('purpose', models.CharField(max_length=16, null=True)),
-                ('details', models.JSONField(default=dict)),
+                ("seq", models.BigAutoField(primary_key=True, serialize=False)),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                ("kind", models.CharField(max_length=40)),
+                ("outcome", models.CharField(max_length=40)),
+                ("actor_id", models.BigIntegerField(null=True)),
+                ("subject", models.UUIDField(null=True)),
+                ("hospital", models.CharField(max_length=40, null=True)),
+                ("department", models.CharField(max_length=40, null=True)),
+                ("purpose", models.CharField(max_length=16, null=True)),
+                ("details", models.JSONField(default=dict)),
             ],
             options={
-                'indexes': [models.Index(fields=['subject'], name='event_subject'), models.Index(fields=['kind', 'at'], name='event_kind')],
+                "indexes": [
+                    models.Index(fields=["subject"], name="event_subject"),
+                    models.Index(fields=["kind", "at"], name="event_kind"),
+                ],
             },
         ),
     ]

@@ -1,0 +1,166 @@
+"""What the figures say, in sentences. Each follows from the facts of the report and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from compliance.charts import figure
+from privacy.quotas import MICRO
+
+LOW_SHARE = 0.2
+"""A block with less than this share left needs a decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``attention`` marks what asks for a decision; ``subject`` is its heading."""
+
+    subject: str
+    sentences: tuple[str, ...]
+    attention: bool = False
+
+
+def count(number: int, one: str, many: str) -> str:
+    """``no requests``, ``1 request``, ``1,204 requests``."""
+    return f"no {many}" if number == 0 else f"{number:,} {one if number == 1 else many}"
+
+
+def tiny(value: float) -> str:
+    """A small number such as a delta: ``1e-5``."""
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+
+
+def words(day: str) -> str:
+    """An ISO date as people write it."""
+    value = date.fromisoformat(day)
+    return f"{value.day} {value:%B %Y}"
+
+
+def listing(names: list[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def findings(facts: dict[str, Any]) -> list[Finding]:
+    """The page after the cover, what asks for a decision first."""
+    found = [_requests(facts), _private(facts), *_blocks(facts), _quotas(facts), _access(facts), _evidence(facts)]
+    return sorted(found, key=lambda finding: not finding.attention)
+
+
+def _requests(facts: dict[str, Any]) -> Finding:
+    total = facts["requests"]["total"]
+    if not total["total"]:
+        return Finding("Requests", ("Nobody asked anything in this period.",))
+    share = round(100 * total["done"] / total["total"])
+    ends = [
+        f"{total['failed'] or 'none'} failed",
+        f"{total['cancelled']} stopped" if total["cancelled"] else "",
+        f"{total['open']} were still under way when the figures were taken" if total["open"] else "",
+    ]
+    rest = listing([end for end in ends if end])
+    first = f"People made {count(total['total'], 'request', 'requests')}; {total['done']:,} were answered ({share}%)."
+    sentences = [first, f"Of the others, {rest}." if total["done"] < total["total"] else "None failed."]
+    reasons = [row for row in facts["requests"]["reasons"] if row["state"] == "failed" and row["reason"]]
+    if reasons:
+        top = reasons[0]
+        name, times = top["reason"].replace("_", " "), top["count"]
+        sentences.append(f"The most frequent reason for a failure was \u201c{name}\u201d ({times:,}).")
+    return Finding("Requests", tuple(sentences))
+
+
+def _private(facts: dict[str, Any]) -> Finding:
+    receipts = sum(row["receipts"] for row in facts["hospitals"])
+    if not receipts:
+        return Finding(
+            "Answers from many records",
+            ("No hospital's node signed a receipt for an answer from many patients' records in this period.",),
+        )
+    charged = sum(row["receipts_epsilon"] for row in facts["hospitals"]) / MICRO
+    places = [row["name"] for row in facts["hospitals"] if row["receipts"]]
+    return Finding(
+        "Answers from many records",
+        (
+            f"{_capital(count(receipts, 'answer was', 'answers were'))} drawn from many patients' records under"
+            f" differential privacy, by the node of {listing(places)}.",
+            f"Their signed receipts state epsilon {figure(charged)} in total, as a plain sum of the claims.",
+        ),
+    )
+
+
+def _blocks(facts: dict[str, Any]) -> list[Finding]:
+    if not facts["blocks"]:
+        return [Finding("Dataset blocks", ("No node reported its dataset block.",), attention=True)]
+    return [_block(block) for block in facts["blocks"]]
+
+
+def _block(block: dict[str, Any]) -> Finding:
+    name = block["hospital_name"]
+    first = (
+        f"The dataset block of {name} has spent epsilon {figure(block['composed'])} of {figure(block['epsilon'])} by"
+        f" composition since it was opened (delta {tiny(block['delta'])}); the plain sum of the same releases is"
+        f" {figure(block['plain_sum'])}."
+    )
+    left = f"{round(100 * block['left_share'])}% of what its filter admits is left, and it never refills."
+    if block["runs_out_on"]:
+        pace = f"At the pace of the last seven days it is used up about {words(block['runs_out_on'])}."
+    else:
+        pace = "The last seven days hold too few answers, or too long a way to go, for a forecast."
+    return Finding(f"Block of {name}", (first, left, pace), attention=block["left_share"] < LOW_SHARE)
+
+
+def _quotas(facts: dict[str, Any]) -> Finding:
+    rows = facts["departments"]
+    spent = sum(row["spent"] for row in rows) / MICRO
+    if not spent:
+        return Finding("Department quotas", ("No department spent any of its daily privacy quota.",))
+    top = max(rows, key=lambda row: row["spent"])
+    sentences = [
+        f"Departments spent epsilon {figure(spent)} of their daily quotas in all;"
+        f" {top['name']} at {top['hospital_name']} spent most ({figure(top['spent'] / MICRO)})."
+    ]
+    full = [row for row in rows if row["full_days"]]
+    if not full:
+        sentences.append("No department came near the end of its quota on any day.")
+    for row in sorted(full, key=lambda row: -row["full_days"])[:5]:
+        sentences.append(
+            f"{row['name']} at {row['hospital_name']} used at least nine tenths of its daily quota of"
+            f" {figure(row['cap'] / MICRO)} on {count(row['full_days'], 'day', 'days')}."
+        )
+    return Finding("Department quotas", tuple(sentences), attention=bool(full))
+
+
+def _events(facts: dict[str, Any], kind: str, outcome: str) -> int:
+    rows = facts["evidence"]["counts"]
+    return sum(row["count"] for row in rows if row["kind"] == kind and row["outcome"] == outcome)
+
+
+def _access(facts: dict[str, Any]) -> Finding:
+    entered, failed = _events(facts, "session.sign_in", "ok"), _events(facts, "session.sign_in", "failed")
+    denied = _events(facts, "policy.decision", "denied")
+    return Finding(
+        "Access",
+        (
+            _capital(f"{count(entered, 'sign-in', 'sign-ins')} succeeded and {failed:,} failed."),
+            _capital(f"{count(denied, 'request was', 'requests were')} refused by the access policy."),
+        ),
+    )
+
+
+def _evidence(facts: dict[str, Any]) -> Finding:
+    log = facts["evidence"]
+    if not log["total"]:
+        return Finding("Evidence", ("The log holds no row for this period.",), attention=True)
+    return Finding(
+        "Evidence",
+        (
+            f"The log holds {count(log['total'], 'row', 'rows')} for this period,"
+            f" between sequence numbers {log['first']:,} and {log['last']:,}.",
+            "The database refuses to change, delete or empty them.",
+        ),
+    )

@@ -1,0 +1,72 @@
+"""Celery tasks of this app (queue ``reports``): parse an id, call one service."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from celery import Task, shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+from django.db import OperationalError
+
+from compliance import reports
+from compliance.models import Report
+from fdrouter.errors import DomainError
+
+log = logging.getLogger(__name__)
+
+SOFT_SECONDS, HARD_SECONDS = 240, 300
+
+
+@shared_task(
+    bind=True,
+    name="compliance.tasks.render_report",
+    acks_late=True,
+    reject_on_worker_lost=True,
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(OperationalError,),
+    retry_backoff=5,
+    max_retries=20,
+)
+def render_report(self: Task[Any, Any], report_id: str) -> str:
+    """Renders one report. Delivered again, it does nothing, or takes over what a killed worker left."""
+    key = UUID(report_id)
+    report = reports.claim(key)
+    if report is None:
+        seconds = reports.held_for(key)
+        if seconds is None:
+            return "nothing to do"
+        raise self.retry(countdown=seconds + 1)
+    try:
+        from compliance import pdf  # loads fonts and layout code that only this worker needs
+
+        reports.render(report, pdf.render)
+    except reports.Superseded:
+        return "superseded"
+    except SoftTimeLimitExceeded:
+        return _failed(report, "timed_out")
+    except DomainError as error:
+        return _failed(report, error.code)
+    except OperationalError:
+        raise
+    except Exception as error:  # noqa: BLE001  (a renderer may raise anything, and the report must not hang)
+        # The text of the error may quote figures and is not kept.
+        log.error("report not rendered", extra={"report": report_id, "error": type(error).__name__})
+        return _failed(report, "render_failed")
+    return "done"
+
+
+def _failed(report: Report, reason: str) -> str:
+    try:
+        reports.fail(report, reason)
+    except reports.Superseded:
+        return "superseded"
+    return "failed"
+
+
+@shared_task(name="compliance.tasks.resume_reports", time_limit=60)
+def resume_reports() -> int:
+    """Enqueues open reports that nobody works on."""
+    return reports.resume()

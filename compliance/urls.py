@@ -1,0 +1,19 @@
+"""The addresses of the portal, under ``/portal/``."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from compliance import views
+
+app_name = "compliance"
+urlpatterns = [
+    path("", views.today, name="portal"),
+    path("ledger", views.ledger, name="ledger"),
+    path("requests", views.requests, name="requests"),
+    path("events", views.events, name="events"),
+    path("events.csv", views.events_csv, name="events-csv"),
+    path("reports", views.reports, name="reports"),
+    path("reports/list", views.report_list, name="report-list"),
+    path("reports/<uuid:report_id>/download", views.report_download, name="report-download"),
+]

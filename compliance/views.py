@@ -1,0 +1,245 @@
+"""The portal's pages: read the parameters, call one selector or service, render."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.handlers.asgi import ASGIRequest
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, QueryDict, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_safe
+
+from accounts import principals
+from accounts.principals import Principal
+from compliance import access, budgets, charts, export, period, selectors
+from compliance import reports as report_service
+from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
+from compliance.models import REPORT_OPEN
+from compliance.selectors import EventFilter, RequestFilter
+from fdrouter.errors import NotFound, Unauthenticated
+
+P = ParamSpec("P")
+PAGE_ROWS = 50
+REPORT_ROWS = 20
+UNPROCESSABLE = 422
+
+
+def portal_page(
+    view: Callable[Concatenate[HttpRequest, Principal, P], HttpResponseBase],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
+    """Officers and auditors only. Signed out: to the sign-in page. Everybody else: there is no such page."""
+
+    @wraps(view)
+    def checked(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            principal = principals.for_user(int(request.user.pk or 0))
+            access.reach(principal)
+            return view(request, principal, *args, **kwargs)
+        except (Unauthenticated, NotFound):
+            raise Http404 from None
+
+    return login_required(checked)
+
+
+def _page(rows: QuerySet[Any], parameters: QueryDict) -> Page[Any]:
+    """The asked page; a number that is none, or too large, gives the nearest."""
+    return Paginator(rows, PAGE_ROWS).get_page(parameters.get("page"))
+
+
+def _status(form: RangeForm) -> int:
+    return 200 if form.is_valid() else UNPROCESSABLE
+
+
+@require_safe
+@portal_page
+def today(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """What happened today and what is left, each figure with the way to its rows."""
+    day = period.today()
+    asked, logged = RequestFilter(period=day), EventFilter(period=day)
+    counts = selectors.request_counts(principal, asked)
+    departments = budgets.departments(principal, day)
+    events = {(row.kind, row.outcome): row.count for row in selectors.event_counts(principal, logged)}
+    nodes = budgets.nodes(principal)
+    return render(
+        request,
+        "compliance/today.html",
+        {
+            "day": day.start.isoformat(),
+            "counts": counts,
+            "total": selectors.total_of(counts),
+            "departments": sorted(departments, key=lambda row: (row.left_today / max(row.cap, 1), row.name)),
+            "spent_today": sum(row.spent_today for row in departments),
+            "blocks": budgets.blocks(principal),
+            "nodes": nodes,
+            "unseen": [node for node in nodes if not (node.seen and node.healthy)],
+            "sign_ins": events.get(("session.sign_in", "ok"), 0),
+            "failed_sign_ins": events.get(("session.sign_in", "failed"), 0),
+            "denied": events.get(("policy.decision", "denied"), 0),
+            "one_hospital": principal.hospital is not None,
+            "checked_at": timezone.now(),
+        },
+    )
+
+
+@require_safe
+@portal_page
+def ledger(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Spent and left by department and hospital, and the hospitals' dataset blocks."""
+    form = LedgerForm(principal, request.GET)
+    status = _status(form)
+    hospital = form.cleaned_data.get("hospital") or None
+    covered = (form.period() if status == 200 else None) or period.month_to_date()
+    departments = budgets.departments(principal, covered, hospital)
+    hospitals = budgets.by_hospital(principal, covered, departments, hospital)
+    blocks = budgets.blocks(principal, hospital)
+    daily = budgets.daily(principal, covered, hospital)
+    drawn = {
+        "chart-blocks": charts.of_blocks(blocks),
+        "chart-departments": charts.by_department(departments, one_hospital=len(hospitals) == 1),
+        "chart-hospitals": charts.by_hospital(hospitals),
+        "chart-days": charts.of_days(covered.days, daily),
+    }
+    return render(
+        request,
+        "compliance/ledger.html",
+        {
+            "form": form,
+            "start": covered.start.isoformat(),
+            "end": covered.end.isoformat(),
+            "departments": departments,
+            "departments_sum": sum(row.spent for row in departments),
+            "hospitals": hospitals,
+            "blocks": blocks,
+            "daily": [
+                (day.isoformat(), [values[nth] for values in daily.values()]) for nth, day in enumerate(covered.days)
+            ],
+            "daily_names": list(daily),
+            "charts": {name: chart.data() for name, chart in drawn.items() if not chart.is_empty},
+        },
+        status=status,
+    )
+
+
+@require_safe
+@portal_page
+def requests(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Requests by kind and outcome, and their rows, without contents."""
+    form = RequestForm(principal, request.GET)
+    status = _status(form)
+    chosen = form.chosen() if status == 200 else RequestFilter(period=period.last_days(30))
+    sort = (form.cleaned_data.get("sort") if status == 200 else "") or "-time"
+    rows = selectors.requests(principal, chosen, sort)
+    counts = selectors.request_counts(principal, chosen)
+    chart = charts.of_requests(counts)
+    return render(
+        request,
+        "compliance/requests.html",
+        {
+            "form": form,
+            "sort": sort,
+            "chosen": chosen,
+            "page": _page(rows if status == 200 else rows.none(), request.GET),
+            "counts": counts,
+            "total": selectors.total_of(counts),
+            "reasons": selectors.request_reasons(principal, chosen),
+            "charts": {} if chart.is_empty else {"chart-requests": chart.data()},
+        },
+        status=status,
+    )
+
+
+@require_safe
+@portal_page
+def events(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The rows of the log."""
+    form = EventForm(principal, request.GET)
+    status = _status(form)
+    chosen = form.chosen() if status == 200 else EventFilter()
+    sort = (form.cleaned_data.get("sort") if status == 200 else "") or "-seq"
+    rows = selectors.sorted_events(principal, chosen, sort)
+    query = request.GET.copy()
+    for name in ("page", "sort"):
+        query.pop(name, None)
+    return render(
+        request,
+        "compliance/events.html",
+        {
+            "form": form,
+            "sort": sort,
+            "page": _page(rows if status == 200 else rows.none(), request.GET),
+            "export_query": query.urlencode(),
+        },
+        status=status,
+    )
+
+
+@require_safe
+@portal_page
+def events_csv(request: HttpRequest, principal: Principal) -> HttpResponseBase:
+    """The same rows as a file, in log order; the export is evidence itself."""
+    form = EventForm(principal, request.GET)
+    if not form.is_valid():
+        problems = "; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in form.errors.items())
+        return HttpResponse(problems, status=UNPROCESSABLE, content_type="text/plain; charset=utf-8")
+    chosen = form.chosen()
+    upto = export.begin(principal, chosen)
+    streamed = export.lines_async if isinstance(request, ASGIRequest) else export.lines
+    response = StreamingHttpResponse(streamed(principal, chosen, upto), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="events-{timezone.localdate():%Y-%m-%d}.csv"'
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _report_rows(principal: Principal) -> dict[str, Any]:
+    rows = list(selectors.reports(principal)[:REPORT_ROWS])
+    names = {place.code: place.name for place in access.hospitals(principal)}
+    return {
+        "reports": [(row, names.get(row.hospital, row.hospital) or "All hospitals") for row in rows],
+        "working": any(row.state in REPORT_OPEN for row in rows),
+    }
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def reports(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Monthly reports: ask for one, watch it, take it."""
+    asking = request.method == "POST"
+    form = ReportForm(principal, request.POST if asking else None)
+    if asking and form.is_valid():
+        data = form.cleaned_data
+        _, created = report_service.request(principal, month=data["month"], hospital=data["hospital"])
+        if not created:
+            messages.info(request, "This report is already being made.")
+        return redirect("compliance:reports")
+    return render(
+        request,
+        "compliance/reports.html",
+        {"form": form, "may_request": access.may_request_reports(principal), **_report_rows(principal)},
+        status=UNPROCESSABLE if asking else 200,
+    )
+
+
+@require_safe
+@portal_page
+def report_list(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The list alone: the page asks for it while a report is being made."""
+    return render(request, "compliance/_reports.html", _report_rows(principal))
+
+
+@require_safe
+@portal_page
+def report_download(request: HttpRequest, principal: Principal, report_id: Any) -> HttpResponse:
+    """The PDF."""
+    report = report_service.download(principal, report_id)
+    response = HttpResponse(bytes(report.pdf or b""), content_type="application/pdf")
+    name = f"privacy-report-{report.month:%Y-%m}-{report.hospital or 'network'}.pdf"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store"
+    return response
