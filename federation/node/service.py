@@ -72,6 +72,7 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
         yield _answer(outcome, receipt)
     except DomainError as error:
         ended = True
+        log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
         charged = await _db(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
         yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound))
     finally:
