@@ -48,7 +48,7 @@ TABS = (
         "message-circle",
         "Model",
         "what the model learned from public text. No patient's record is opened.",
-        "nothing about any patient can come out, because none goes in. It costs no privacy.",
+        "nothing from any record can come out, because none goes in. It costs no privacy.",
         "Ask a general medical question. Leave out anything that identifies a patient.",
         (
             "Explain the difference between type 1 and type 2 myocardial infarction.",

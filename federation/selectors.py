@@ -72,20 +72,18 @@ def _served() -> QuerySet[Node, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A hospital's privacy block as its node last told it. ``left`` is by composition, ``plain_sum`` the plain sum."""
+    """A hospital's privacy block as its node last told it.
+
+    ``spent`` composes what was charged, ``plain_sum`` adds the claims, ``largest`` is the costliest single request that
+    still fits. Spent and largest do not add up to ``epsilon``; ``percent_left`` is of the filter's own units, which do.
+    """
 
     epsilon: float
     delta: float
-    left: float
-    plain_sum: float | None
-
-    @property
-    def used(self) -> float:
-        return max(0.0, self.epsilon - self.left)
-
-    @property
-    def low(self) -> float:
-        return self.epsilon * 0.2
+    spent: float
+    plain_sum: float
+    largest: float
+    percent_left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,14 @@ def _block(node: Node) -> Block | None:
     told = node.status.get("block")
     if not told:
         return None
-    epsilon = float(told["epsilon"])
-    left = told["epsilon_left"] if "epsilon_left" in told else epsilon - float(told.get("epsilon_spent", 0.0))
-    return Block(epsilon, float(told["delta"]), max(0.0, float(left)), told.get("plain_sum"))
+    return Block(
+        epsilon=told["epsilon"],
+        delta=told["delta"],
+        spent=told["epsilon_spent"],
+        plain_sum=told["plain_sum"],
+        largest=told["epsilon_left"],
+        percent_left=100 * max(0.0, 1 - told["used"] / told["cap"]) if told["cap"] else 0.0,
+    )
 
 
 def _band(node: Node) -> str:

@@ -122,7 +122,7 @@ window.fdrouter = window.fdrouter || {};
       this.fact("Privacy cost", cost);
       if (left.user !== null && left.user !== undefined) this.fact("You, today", number.format(left.user), "left");
       if (left.department !== null && left.department !== undefined) this.fact("Department, today", number.format(left.department), "left");
-      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("These records, for good", number.format(left.block), "left");
+      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("These records can still pay", number.format(left.block), "at once");
     }
 
     fact(name, value, unit) {

@@ -24,15 +24,8 @@ RECEIPT: dict[str, Any] = {
 
 
 def node(at: Hospital, *, seen: timedelta = timedelta(seconds=1), **values: Any) -> Node:
-    block = {
-        "epsilon": 10.0,
-        "delta": 1e-5,
-        "epsilon_left": 6.5,
-        "plain_sum": 4.0,
-        "used": 1,
-        "cap": 10**10,
-        "alpha": 3.4,
-    }
+    block = {"epsilon": 10.0, "delta": 1e-5, "epsilon_left": 6.5, "epsilon_spent": 4.5, "plain_sum": 4.8}
+    block |= {"used": 10**10, "cap": 4 * 10**10, "alpha": 3.4}
     status = {"healthy": True, "engine": "ok", "patients_band": "400-500", "running": 0, "block": block}
     defaults: dict[str, Any] = {
         "name": at.name,

@@ -257,7 +257,8 @@ def test_budget_shows_ones_own_use_of_today(client: Client) -> None:
     rows.request(ada, "Two days ago", created_at=timezone.now() - timedelta(days=2))
     mine = page(client, ada, "/budget")
     assert "<strong>7</strong> of 10 left" in mine
-    assert "<strong>6.5</strong> of 10 left" in mine
+    assert "<strong>75</strong> % left" in mine
+    assert "may still cost up to 6.5" in mine
     assert "Paid today" in mine
     assert "Two days ago" not in mine
     theirs = page(client, ben, "/budget")

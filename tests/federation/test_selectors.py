@@ -44,14 +44,7 @@ def test_sources_come_with_ones_own_hospital_first_and_sizes_as_bands() -> None:
     assert [source.code for source in found] == ["northfield", "aaa"]
     assert found[0].band == "400–500"
     assert found[0].block is not None
-    assert (found[0].block.left, found[0].block.used) == (6.5, 3.5)
-
-
-def test_a_block_without_a_left_figure_is_worked_out_from_what_was_spent() -> None:
-    rows.node(hospital(), status={"healthy": True, "block": {"epsilon": 10.0, "delta": 1e-5, "epsilon_spent": 4.0}})
-    (source,) = selectors.sources(principal(person("ada")))
-    assert source.block is not None
-    assert source.block.left == 6.0
+    assert (found[0].block.largest, found[0].block.spent, found[0].block.percent_left) == (6.5, 4.5, 75.0)
 
 
 def test_operators_see_the_nodes_of_their_hospital_and_administrators_of_the_network_all() -> None:
