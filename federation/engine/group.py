@@ -93,8 +93,8 @@ class GroupArguments:
             raise ValueError("n, contexts, tokens or shared is out of range")
         if not all(math.isfinite(x) and x > 0 for x in real) or self.top_k < 1:
             raise ValueError("clip, tau, rho_per_token or top_k is out of range")
-        if self.marker not in reserved_ids(self.reserved):
-            raise ValueError("the marker must be a reserved token")
+        if any(type(token) is not int or token < 0 for token in self.reserved) or self.marker not in self.reserved:
+            raise ValueError("reserved must be token ids, and the marker one of them")
 
     @property
     def common(self) -> GroupArguments:

@@ -14,7 +14,7 @@ import aiohttp
 
 from fdrouter.errors import InvalidParameter, NodeFailed, NodeTimeout
 from federation.engine.group import KEY, GroupArguments, Role
-from federation.node.prompts import START, GroupPrompts, PromptBuilder, chat_messages
+from federation.node.prompts import GroupPrompts, PromptBuilder, chat_messages
 from privacy.dp.text_plan import TextPlan
 
 MAX_LINE = 1 << 20  # bytes; no event of the engine comes near it
@@ -134,9 +134,11 @@ class EngineClient:
         yield Usage(int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)), reason)
 
     async def decode_group(
-        self, question: str, documents: Sequence[str], plan: TextPlan, *, start: str = START
+        self, question: str, documents: Sequence[str], plan: TextPlan, *, start: str | None = None
     ) -> AsyncIterator[str | GroupSummary]:
-        """Texts of one private answer (``start`` first), then one :class:`GroupSummary`.
+        """Texts of one private answer, then one :class:`GroupSummary`.
+
+        The first text is the answer's public beginning: ``start``, or one made from the question.
 
         ``documents`` holds one text per patient, best first, at most ``plan.contexts``. Charge ``plan.rho`` before
         calling. Raises :class:`GroupFailed` when the engine ended the group; what came before it was paid for. Closing
@@ -158,7 +160,7 @@ class EngineClient:
                     if marker in ends or choice.get("finish_reason") == "abort":
                         raise GroupFailed(tokens=released)
                     if ids and released == 0:
-                        yield start
+                        yield rows.start
                     released += len(ids)
                     reason = choice.get("finish_reason") or reason
                     if text := choice.get("text"):

@@ -50,19 +50,19 @@ class GroupPrompts:
 
 # Forms of a question that can be turned into the beginning of its answer: (pattern, beginning).
 _OPENINGS: tuple[tuple[str, str], ...] = (
+    (r"what happened (after|when|while|during|to) (.+)", r"\1 \2,"),
     (r"(?:what|which)(?: [\w -]+?)? (?:do|does|did) (.+?) cause", r"\1 caused"),
     (r"(?:what|which) (is|are|was|were) (.+)", r"\2 \1"),
     (r"how (is|are|was|were) (.+) (\w+ed)", r"\2 \1 \3 by"),
     (r"(?:what|which) (?!do |does |did |is |are |was |were )([\w -]+?) (is|are|was|were) (.+)", r"the \1 \3 \2"),
-    (r"what happened (after|when|while|during|to) (.+)", r"\1 \2,"),
 )
 
 
 def opening_of(question: str) -> str:
     """A beginning of the answer, made from the question alone, e.g. "What is the dose of X?": "..., the dose of X is".
 
-    Every token costs privacy and the first ones decide where an answer goes, so they are better written down in advance.
-    A function of public text only; a question of another form gets :data:`START`.
+    Every token costs privacy and the first ones decide where an answer goes, so they are better written down in
+    advance. A function of public text only; a question of another form gets :data:`START`.
     """
     asked = " ".join(clean(question).split()).rstrip("?!. ")
     if len(asked) <= 120 and "?" not in asked:

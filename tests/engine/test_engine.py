@@ -170,7 +170,7 @@ async def test_the_client_reports_a_group_that_failed(
 
 
 async def test_a_member_that_asks_for_more_is_refused(group: Group) -> None:
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"logprobs": 5},
         {"max_tokens": 9},
         {"n": 2},
@@ -178,7 +178,8 @@ async def test_a_member_that_asks_for_more_is_refused(group: Group) -> None:
         {"stop_token_ids": []},
         {"vllm_xargs": {KEY: "{}"}},
         {"vllm_xargs": {KEY: "no json"}},
-    ):
+    )
+    for change in changes:
         status, _ = await group.send(group.body("public", **change))
         assert status == 400, change
     dearer = GroupArguments.decode(group.body("public")["vllm_xargs"][KEY])
