@@ -204,17 +204,19 @@ def install_packages() -> None:
     pip("install", "-c", "constraints.txt", torch)
     pip("install", "--no-deps", "-r", "constraints.txt", expected=len(pins))
     pip("install", "--no-deps", "--no-build-isolation", "-e", ".")
-    drop_broken_torchvision()
+    drop_broken_companions()
     for old in VENV.glob(".installed-*"):
         old.unlink()
     stamp().touch()
 
 
-def drop_broken_torchvision() -> None:
-    """An environment made by hand may hold a torchvision that fails at import and takes vLLM down with it."""
-    check = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('torchvision') is None else 3)"
-    if _run([str(PYTHON), "-c", check]).returncode == 3 and _run([str(PYTHON), "-c", "import torchvision"]).returncode:
-        pip("uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
+def drop_broken_companions() -> None:
+    """An environment made by hand may hold companions of torch that fail at import and take vLLM down with them."""
+    companions = ("torchvision", "torchaudio", "torchcodec")
+    check = "import importlib.util as u, sys; sys.exit(0 if u.find_spec(sys.argv[1]) is None else 3)"
+    present = [name for name in companions if _run([str(PYTHON), "-c", check, name]).returncode == 3]
+    if any(_run([str(PYTHON), "-c", f"import {name}"]).returncode for name in present):
+        pip("uninstall", "-y", *present)
 
 
 # --- front-end files -------------------------------------------------------------------------------------------

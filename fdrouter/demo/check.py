@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -204,20 +205,17 @@ class Checks:
 
     # --- pages -------------------------------------------------------------------------------------------------
 
-    def _signed_in(self, role: str) -> httpx.Client:
-        user = self._access.user(role)
-        client = httpx.Client(base_url=self._access.base_url, timeout=10.0, follow_redirects=True)
-        client.get("/sign-in")
-        form = {
-            "username": user.username,
-            "password": user.password,
-            "csrfmiddlewaretoken": client.cookies.get("csrftoken", ""),
-        }
-        answer = client.post("/sign-in", data=form, headers={"Referer": f"{self._access.base_url}/sign-in"})
-        if answer.status_code != HTTPStatus.OK or "sessionid" not in client.cookies:
-            client.close()
-            raise CheckFailed(f"{user.username} cannot sign in (status {answer.status_code})")
-        return client
+    @contextmanager
+    def _signed_in(self, role: str) -> Iterator[httpx.Client]:
+        user, base = self._access.user(role), self._access.base_url
+        with httpx.Client(base_url=base, timeout=10.0, follow_redirects=True) as client:
+            client.get("/sign-in")
+            token = client.cookies.get("csrftoken") or ""
+            form = {"username": user.username, "password": user.password, "csrfmiddlewaretoken": token}
+            answer = client.post("/sign-in", data=form, headers={"Referer": f"{base}/sign-in"})
+            if answer.status_code >= HTTPStatus.BAD_REQUEST or "sessionid" not in client.cookies:
+                raise CheckFailed(f"{user.username} cannot sign in (status {answer.status_code})")
+            yield client
 
     def _page(self, role: str, path: str) -> str:
         with self._signed_in(role) as client:

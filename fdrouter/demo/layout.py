@@ -29,8 +29,9 @@ HOSPITALS = (
 class Layout:
     """One stack on one machine.
 
-    ``state`` is the folder with everything it writes, ``small`` asks for the test cut of the records, ``restart``
-    says whether a part that dies is started again (the demo) or stays down (tests that killed it on purpose).
+    ``state`` is the folder with everything it writes. ``cache`` takes what takes long and is the same for every stack
+    (model, records, the site's files); it may be shared by several and is ``state`` by default. ``small`` asks for
+    the tests' cut of the records.
     """
 
     state: Path
@@ -39,7 +40,7 @@ class Layout:
     engine_port: int = 8100
     redis_port: int = 0
     small: bool = False
-    restart: bool = True
+    cache: Path | None = None
 
     @property
     def base_url(self) -> str:
@@ -57,16 +58,16 @@ class Layout:
         return wanted
 
     @property
+    def shared(self) -> Path:
+        return self.cache or self.state
+
+    @property
     def run(self) -> Path:
         return self.state / "run"
 
     @property
     def logs(self) -> Path:
         return self.state / "logs"
-
-    @property
-    def stamps(self) -> Path:
-        return self.state / "stamps"
 
     @property
     def postgres(self) -> Path:
@@ -78,11 +79,11 @@ class Layout:
 
     @property
     def model(self) -> Path:
-        return self.state / "model"
+        return self.shared / "model"
 
     @property
     def static(self) -> Path:
-        return self.state / "static"
+        return self.shared / "static"
 
     @property
     def media(self) -> Path:
@@ -93,7 +94,7 @@ class Layout:
         return self.state / "access.json"
 
     def records(self, node: Node) -> Path:
-        return self.state / "records" / node.id
+        return self.shared / "records" / node.id
 
     def identity(self, name: str) -> Path:
         return self.state / "identity" / name

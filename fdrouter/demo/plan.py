@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from fdrouter.demo.stages import Step
 
 Tell = Callable[[str], None]
 UNCHANGED = "unchanged"
+STAMPS = "stamps"
 COMPLETE = "complete.json"
 SEED_SOURCES = (
     PROJECT / "federation" / "demo_network.py",
@@ -107,7 +109,18 @@ class Plan:
 
     def _once(self, name: str, mark: str, tell: Tell, jobs: Iterable[Part], *results: Path) -> str:
         """Runs ``jobs``, unless they ran for the same inputs (``mark``) and their results are still there."""
-        stamp = Stamp(self._layout.stamps, name, mark)
+        return self._once_in(self._layout.state, name, mark, tell, jobs, *results)
+
+    def _once_for_all(self, name: str, mark: str, tell: Tell, jobs: Iterable[Part], *results: Path) -> str:
+        """The same for what stacks share: while one makes it, the others wait."""
+        stamps = self._layout.shared / STAMPS
+        stamps.mkdir(parents=True, exist_ok=True)
+        with (stamps / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return self._once_in(self._layout.shared, name, mark, tell, jobs, *results)
+
+    def _once_in(self, folder: Path, name: str, mark: str, tell: Tell, jobs: Iterable[Part], *results: Path) -> str:
+        stamp = Stamp(folder / STAMPS, name, mark)
         if stamp.current and all(result.exists() for result in results):
             return UNCHANGED
         for job in jobs:
@@ -116,7 +129,9 @@ class Plan:
         return ""
 
     def _manage(self, name: str, env: dict[str, str], arguments: Sequence[str], *, output: Path | None = None) -> Part:
-        command = [str(PROJECT / "manage.py"), *arguments]
+        # The tests run the system checks of every role; a start need not repeat them for every command.
+        checks = [] if arguments[0] == "make_demo_records" else ["--skip-checks"]
+        command = [str(PROJECT / "manage.py"), *arguments, *checks]
         return self._stack.job(name, f"`{arguments[0]}`", command, env, output=output)
 
     def _model(self, tell: Tell) -> str:
@@ -124,7 +139,7 @@ class Plan:
         command = ["-m", "federation.node.model", str(self._layout.model)]
         env = self._stack.node_environment(self._layout.nodes[0])
         job = self._stack.job("model", "preparing the model", command, env)
-        return self._once("model", mark, tell, [job], self._layout.model / "digests.json")
+        return self._once_for_all("model", mark, tell, [job], self._layout.model / "digests.json")
 
     def _records(self, tell: Tell) -> str:
         layout = self._layout
@@ -135,7 +150,9 @@ class Plan:
             self._manage("records", env, ["make_demo_records", "--output", output, "--hospital", hospital, *size])
             for hospital, output in self._record_folders()
         ]
-        return self._once("records", mark, tell, jobs, *(layout.records(node) / COMPLETE for node in layout.nodes))
+        return self._once_for_all(
+            "records", mark, tell, jobs, *(layout.records(node) / COMPLETE for node in layout.nodes)
+        )
 
     def _record_folders(self) -> list[tuple[str, str]]:
         if self._layout.nodes == HOSPITALS:
@@ -146,8 +163,8 @@ class Plan:
         files = [file for file in (PROJECT / "static").rglob("*") if file.is_file()]
         mark = fingerprints.of_files([PROJECT / "constraints.txt"], *fingerprints.stat(files))
         env = self._stack.coordinator_environment()
-        job = self._manage("static", env, ["collectstatic", "--noinput", "--clear"])
-        return self._once("static", mark, tell, [job], self._layout.static / "staticfiles.json")
+        job = self._manage("static", env, ["collectstatic", "--noinput"])
+        return self._once_for_all("static", mark, tell, [job], self._layout.static / "staticfiles.json")
 
     def _migrate_coordinator(self, tell: Tell) -> str:
         mark = fingerprints.of_files(fingerprints.migrations(), self._cluster)

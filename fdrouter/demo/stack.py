@@ -188,7 +188,8 @@ class Stack:
         return self._celery("beat", "scheduler (Celery beat)", options, "beat: Starting")
 
     def _celery(self, name: str, title: str, options: list[str], ready: str) -> Part:
-        command = [sys.executable, "-m", "celery", "-A", "fdrouter", *options]
+        # Without a level of its own Celery would quieten the root logger to warnings.
+        command = [sys.executable, "-m", "celery", "-A", "fdrouter", *options, "--loglevel", "INFO"]
         probe = probes.log_says(self.layout.log(name), ready)
         return self._part(name, title, command, self.coordinator_environment(), probe=probe)
 

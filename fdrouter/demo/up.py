@@ -18,7 +18,7 @@ from rich.table import Table
 
 from fdrouter.demo import access, ports, stages
 from fdrouter.demo.layout import Layout
-from fdrouter.demo.plan import Plan
+from fdrouter.demo.plan import STAMPS, Plan
 from fdrouter.demo.processes import Fleet, Part, PartFailed, sweep, tail
 from fdrouter.demo.services import ServiceError
 from fdrouter.demo.stack import Stack
@@ -69,7 +69,7 @@ def preflight(layout: Layout, stack: Stack) -> None:
     Raises:
         DemoError: the disk is too full or ports are taken.
     """
-    first = not (layout.stamps / "seed").exists()
+    first = not (layout.state / STAMPS / "seed").exists()
     needed = NEEDED_FIRST if first else NEEDED_AGAIN
     free = shutil.disk_usage(layout.state).free / GIGABYTE
     if free < needed:
@@ -116,7 +116,7 @@ def _run(layout: Layout, display: stages.Display) -> int:
                 stages.run(Plan(stack, fleet).steps(), display, fleet.stopping)
             if not asked.is_set():
                 announce(layout, display.console, time.monotonic() - begun)
-                watch(fleet, display, restart=layout.restart)
+                watch(fleet, display)
         except stages.StepFailed as error:
             if not asked.is_set():
                 display.say(f"\n{error.step.title} failed.\n{explain(error.__cause__)}")
@@ -143,7 +143,7 @@ def _signals(asked: threading.Event, fleet: Fleet) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def watch(fleet: Fleet, display: stages.Display, *, restart: bool = True) -> None:
+def watch(fleet: Fleet, display: stages.Display) -> None:
     """Names every part that dies and starts it again, three times at most, until the fleet is asked to stop."""
     restarts: dict[str, int] = {}
     while not fleet.stopping.wait(WATCH_SECONDS):
@@ -151,7 +151,7 @@ def watch(fleet: Fleet, display: stages.Display, *, restart: bool = True) -> Non
             display.say(f"\n{part.title} stopped ({ending}).\nLast lines of {part.log}:\n{tail(part.log)}")
             fleet.forget(part.name)
             restarts[part.name] = restarts.get(part.name, 0) + 1
-            if not restart or restarts[part.name] > MAX_RESTARTS:
+            if restarts[part.name] > MAX_RESTARTS:
                 display.say(f"{part.title} stays down; the rest goes on without it.")
             else:
                 _restart(fleet, part, display)
