@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -131,8 +131,9 @@ def state(outcome: str) -> SafeString:
 
 @register.simple_tag
 def trouble_for(error: DomainError) -> pages.Trouble:
-    """An error in words, with its next steps."""
-    return pages.trouble(error)
+    """An error in words, with those next steps that are addresses: a page of its own has no form to act on."""
+    found = pages.trouble(error)
+    return replace(found, steps=tuple(step for step in found.steps if step.action in ("link", "kind")))
 
 
 @register.filter

@@ -9,10 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.test import Client
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from accounts.models import Role, User
+from fdrouter.errors import QuotaSpent
+from fdrouter.problems import PageErrorMiddleware
 from federation.models import Kind
 from federation.templatetags import ui
 from tests.accounts.people import department, hospital, in_care, person
@@ -65,6 +69,28 @@ def test_nodes_are_for_operators_and_the_rest_see_nothing(client: Client) -> Non
     assert "Northfield General" in page(client, person("olga", Role.NODE_OPERATOR), "/nodes")
     for role in (Role.ATTENDING, Role.PRIVACY_OFFICER):
         assert "Northfield General" not in page(client, person(role.value, role), "/nodes", expect=404)
+
+
+def test_a_page_that_is_not_yours_looks_like_one_that_does_not_exist(client: Client) -> None:
+    ada = person("ada")
+
+    def body(path: str) -> str:
+        return " ".join(_without_address(page(client, ada, path, expect=404)).replace(path, "PATH").split())
+
+    assert body("/nodes") == body("/no-such-page")
+
+
+def test_a_refusal_on_a_page_of_its_own_says_what_happened_and_where_to_go(rf: RequestFactory) -> None:
+    request = rf.get("/somewhere")
+    request.user = AnonymousUser()
+    middleware = PageErrorMiddleware(lambda _: HttpResponse())
+    response = middleware.process_exception(request, QuotaSpent("Today's privacy budget of Cardiology is used up."))
+    assert response is not None
+    assert response.status_code == 429
+    html = response.content.decode()
+    for text in ("Not enough budget left today", "of Cardiology is used up", "Ask the model without records"):
+        assert text in html
+    assert middleware.process_exception(request, RuntimeError()) is None
 
 
 # --- Ask ----------------------------------------------------------------------------------------------------------
