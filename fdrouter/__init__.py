@@ -6,14 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fdrouter.sdk import AsyncPrivateInferenceClient as AsyncPrivateInferenceClient
+    from fdrouter.sdk import PolicyDenied as PolicyDenied
+    from fdrouter.sdk import PrivacyBudgetExceeded as PrivacyBudgetExceeded
     from fdrouter.sdk import PrivateInferenceClient as PrivateInferenceClient
+    from fdrouter.sdk import Response as Response
+    from fdrouter.sdk import RouterError as RouterError
 
 __version__ = "0.1.0"
-_SDK = {"PrivateInferenceClient": "fdrouter.sdk", "PrivacyBudgetExceeded": "fdrouter.sdk"}
-__all__ = ["PrivacyBudgetExceeded", "PrivateInferenceClient"]  # noqa: F822  (resolved by __getattr__)
+__all__ = [
+    "AsyncPrivateInferenceClient",
+    "PolicyDenied",
+    "PrivacyBudgetExceeded",
+    "PrivateInferenceClient",
+    "Response",
+    "RouterError",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SDK:
-        return getattr(import_module(_SDK[name]), name)
+    if name in __all__:
+        return getattr(import_module("fdrouter.sdk"), name)
     raise AttributeError(f"module 'fdrouter' has no attribute {name!r}")

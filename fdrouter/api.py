@@ -5,15 +5,26 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import django.db
 import msgspec
+import psycopg
 from django.http import HttpResponse
 from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
+from rest_framework.views import set_rollback
 
 from fdrouter import errors
 
 log = logging.getLogger(__name__)
+
+# Django's own, and those of the connections that the request path holds beside Django's.
+_UNREACHABLE = (
+    django.db.OperationalError,
+    django.db.InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
 
 STATUS: dict[type[errors.DomainError], int] = {
     errors.InvalidParameter: 422,
@@ -33,7 +44,12 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.DependencyUnavailable: 503,
 }
 BY_CODE: dict[str, type[errors.DomainError]] = {error.code: error for error in STATUS}
-_OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,6 +61,15 @@ def status_of(error: errors.DomainError) -> int:
 def from_code(code: str, message: str | None = None, details: dict[str, Any] | None = None) -> errors.DomainError:
     """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
     return BY_CODE.get(code, errors.NodeFailed)(message, **(details or {}))
+
+
+def as_domain_error(error: Exception) -> errors.DomainError | None:
+    """The error itself, or what it means to a caller: a database that cannot be reached. ``None`` for a fault."""
+    if isinstance(error, errors.DomainError):
+        return error
+    if isinstance(error, _UNREACHABLE):
+        return errors.DependencyUnavailable()
+    return None
 
 
 def problem(error: errors.DomainError) -> dict[str, Any]:
@@ -83,18 +108,37 @@ def openai_response(error: errors.DomainError) -> HttpResponse:
     return response
 
 
+def method_not_allowed(*allowed: str) -> HttpResponse:
+    """405 in OpenAI's shape."""
+    methods = ", ".join(allowed)
+    body = {"message": f"Use {methods} here.", "type": "invalid_request_error", "code": "method_not_allowed"}
+    data = _encode({"error": {**body, "param": None, "details": {}}})
+    return HttpResponse(data, status=405, content_type="application/json", headers={"Allow": methods})
+
+
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's handler: domain errors become problem details, DRF's own keep their status in the same shape."""
-    if isinstance(exc, errors.DomainError):
-        return Response(problem(exc), status=status_of(exc), content_type="application/problem+json")
+    """DRF's handler: domain errors become problem details, DRF's own keep their status in the same shape.
+
+    A fault becomes a 500 that says nothing about it; the log gets its type and place.
+    """
+    if (error := as_domain_error(exc)) is not None:
+        set_rollback()
+        return Response(problem(error), status=status_of(error), content_type="application/problem+json")
     response = drf_exception_handler(exc, context)
     if response is None:
-        return None
+        set_rollback()
+        log.error("unhandled error", exc_info=exc, extra={"reason": type(exc).__name__})
+        body = {"type": "urn:fdrouter:problem:internal_error", "title": "Something went wrong.", "status": 500}
+        return Response(
+            body | {"code": "internal_error", "details": {}}, status=500, content_type="application/problem+json"
+        )
     if isinstance(exc, NotAuthenticated | AuthenticationFailed):
         body = problem(errors.Unauthenticated())
     else:
         code = exc.default_code if isinstance(exc, APIException) else "not_found"
-        body = {"type": f"urn:fdrouter:problem:{code}", "title": str(getattr(exc, "detail", "Not found."))[:300]}
+        detail = getattr(exc, "detail", "Not found.")
+        title = detail if isinstance(detail, str) else errors.InvalidParameter.default_message
+        body = {"type": f"urn:fdrouter:problem:{code}", "title": title[:300]}
         body |= {"code": code, "details": response.data if isinstance(response.data, dict) else {}}
     response.data = body | {"status": response.status_code}
     response.content_type = "application/problem+json"

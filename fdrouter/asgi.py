@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import django
@@ -21,7 +21,7 @@ from federation.api.lean import LeanHandler  # noqa: E402
 from federation.consumers import AskConsumer  # noqa: E402
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 _site = ASGIHandler()
 _lean = LeanHandler()
@@ -32,7 +32,7 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
     """Routes by scope type and path."""
     if scope["type"] == "http":
         handler = _lean if scope["path"].startswith("/v1/") else _site
-        await handler(scope, receive, send)  # type: ignore[operator]
+        await handler(scope, receive, send)
     elif scope["type"] == "websocket":
         await _sockets(scope, receive, send)
     elif scope["type"] == "lifespan":

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import transaction
 from psycopg.types.json import Jsonb
@@ -23,6 +22,7 @@ from fdrouter import crypto
 from fdrouter.errors import DomainError, NotFound, PolicyDenied
 from fdrouter.evidence import Event, record
 from federation.asks import Ask
+from federation.database import in_thread
 from federation.models import Kind
 from privacy import ledger, quotas
 from privacy.quotas import QuotaScopes
@@ -94,7 +94,7 @@ class Actors:
             self._found.move_to_end(credential)
             return actor
         self._found.pop(credential, None)
-        actor = await sync_to_async(load_actor, thread_sensitive=False)(credential)
+        actor = await in_thread(load_actor)(credential)
         self._found[credential] = actor
         if len(self._found) > self._size:
             self._found.popitem(last=False)
@@ -104,7 +104,7 @@ class Actors:
 def in_care(principal: Principal, patient: str) -> bool:
     """Whether the patient is in the care of the person's department, as far as the coordinator knows."""
     return CareRelation.objects.filter(
-        department_id=principal.department_id, patient_reference=patient, ended_at__isnull=True
+        department_id=principal.department_id or 0, patient_reference=patient, ended_at__isnull=True
     ).exists()
 
 
@@ -114,7 +114,7 @@ async def decide(actor: Actor, ask: Ask) -> policy.Decision:
     home = principal.hospital or ""
     care = False
     if ask.kind is Kind.CHART:
-        care = await sync_to_async(in_care, thread_sensitive=False)(principal, ask.patient)
+        care = await in_thread(in_care)(principal, ask.patient)
     return policy.decide(
         policy.PolicyRequest(
             role=principal.role,
@@ -183,12 +183,13 @@ async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bo
         actor = await actors.get(credential, fresh=True)
         decision = await decide(actor, ask)
     if not decision.allowed:
-        await sync_to_async(record_denial, thread_sensitive=False)(actor, ask, decision)
+        await in_thread(record_denial)(actor, ask, decision)
         raise PolicyDenied(policies=list(decision.policies), kind=ask.kind.value, purpose=ask.purpose)
     if ask.hospitals and ask.kind is not Kind.GENERAL:
-        await sync_to_async(_check_hospitals, thread_sensitive=False)(ask.hospitals)
+        await in_thread(_check_hospitals)(ask.hospitals)
     payload = _encode({"messages": ask.messages, "temperature": ask.temperature, "max_tokens": ask.max_tokens})
-    identity = [ask.kind, ask.model, ask.hospitals, ask.patient, ask.plan.epsilon if ask.plan else 0, ask.purpose]
+    plan = ask.plan.to_event() if ask.plan else None
+    identity = [ask.kind, ask.model, ask.hospitals, ask.patient, plan, ask.purpose]
     digest = hashlib.sha256(_encode(identity) + payload).digest()
     return Prepared(uuid.uuid4(), credential, actor, ask, decision, payload, digest)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accounts.policy import PURPOSES
-from federation.models import Kind
 from fdrouter.errors import InvalidParameter
+from federation.models import Kind
 from privacy.dp.text_plan import TextPlan, plan_text
 
 MAX_PROMPT_BYTES = 32 * 1024

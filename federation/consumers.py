@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
+from fdrouter import api
 from fdrouter.errors import DomainError, InvalidParameter
 from federation import asks, inference, selectors
 from federation.admission import Credential
 from federation.asks import PrivacyOptions
+from federation.database import in_thread
 from federation.frames import Frame
 from federation.quotes import expected_seconds
 
@@ -20,44 +22,47 @@ MAX_FOLLOWED = 4
 SIGNED_OUT = 4401
 
 
-class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  (channels has no types)
+# channels has no types
+class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
     """One connection of one signed-in person. Closing it stops no request: the answer goes to the history."""
 
     async def connect(self) -> None:
         user = self.scope.get("user")
         self._followed: dict[uuid.UUID, asyncio.Task[None]] = {}
-        await self.accept()
-        if user is None or not user.is_authenticated:
+        self._user_id: int = user.pk if user is not None and user.is_authenticated else 0
+        await self.accept()  # a refused handshake could not tell the page why
+        if not self._user_id:
             await self.close(code=SIGNED_OUT)
-            return
-        self._user_id: int = user.pk
 
     async def disconnect(self, code: int) -> None:
         for task in self._followed.values():
             task.cancel()
 
-    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+        if not self._user_id:  # sent before the close had arrived
+            return
         try:
-            if not isinstance(content, dict):
-                raise InvalidParameter("A message must be an object.", field="type")
-            handler = {"ask": self._ask, "cancel": self._cancel, "resume": self._resume}.get(content.get("type", ""))
-            if handler is None:
-                raise InvalidParameter("Unknown type of message.", field="type")
-            await handler(content)
-        except DomainError as error:
-            await self._error(None, error)
+            await self._handle(_parse(text_data))
+        except Exception as error:
+            if (known := api.as_domain_error(error)) is None:
+                raise
+            await self._error(None, known)
 
-    @classmethod
-    async def decode_json(cls, text_data: str) -> Any:
-        try:
-            return await super().decode_json(text_data)
-        except ValueError:
-            return None
+    async def _handle(self, content: dict[str, Any]) -> None:
+        kind = content.get("type")
+        if kind == "ask":
+            await self._ask(content)
+        elif kind == "cancel":
+            await inference.service().cancel(_id(content), self._user_id)
+        elif kind == "resume":
+            await self._resume(content)
+        else:
+            raise InvalidParameter("Unknown type of message.", field="type")
 
     async def _ask(self, content: dict[str, Any]) -> None:
         if len(self._followed) >= MAX_FOLLOWED:
             raise InvalidParameter("Wait for the answers that are under way.", field="type")
-        model = content.get("model") or await sync_to_async(selectors.default_model, thread_sensitive=False)()
+        model = content.get("model") or await in_thread(selectors.default_model)()
         privacy = PrivacyOptions(
             kind=content.get("kind"),
             epsilon=content.get("epsilon"),
@@ -86,12 +91,9 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  (channels 
         )
         self._start_following(request_id)
 
-    async def _cancel(self, content: dict[str, Any]) -> None:
-        await inference.service().cancel(_id(content), self._user_id)
-
     async def _resume(self, content: dict[str, Any]) -> None:
         request_id = _id(content)
-        await sync_to_async(inference.get_own, thread_sensitive=False)(self._user_id, request_id)
+        await in_thread(inference.get_own)(self._user_id, request_id)
         self._start_following(request_id)
 
     def _start_following(self, request_id: uuid.UUID) -> None:
@@ -104,8 +106,10 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  (channels 
         try:
             async for frame, data in inference.service().follow(request_id):
                 await self.send_json(_message(request_id, frame, data))
-        except DomainError as error:
-            await self._error(request_id, error)
+        except Exception as error:
+            if (known := api.as_domain_error(error)) is None:
+                raise
+            await self._error(request_id, known)
 
     async def _error(self, request_id: uuid.UUID | None, error: DomainError) -> None:
         await self.send_json(
@@ -118,6 +122,16 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  (channels 
                 "charged": False,
             }
         )
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "")
+    except ValueError:
+        raise InvalidParameter("A message must be JSON text.", field="type") from None
+    if not isinstance(content, dict):
+        raise InvalidParameter("A message must be an object.", field="type")
+    return content
 
 
 def _id(content: dict[str, Any]) -> uuid.UUID:

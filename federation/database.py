@@ -1,14 +1,38 @@
-"""Connections for the request path: one psycopg connection, opened again after the server went away."""
+"""Connections for the request path: opened again after the server went away."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import close_old_connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_thread(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """``function`` in a worker thread, which gives Django's connection back afterwards.
+
+    Nothing else would: Django does so at the end of a request, and here none ends. A kept connection would be useless
+    for ever once the server has closed it, and more threads than the pool has connections would wait for each other.
+    """
+
+    @wraps(function)
+    def tidy(*args: P.args, **kwargs: P.kwargs) -> T:
+        close_old_connections()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return sync_to_async(tidy, thread_sensitive=False)
 
 
 class Reconnecting:
@@ -35,7 +59,7 @@ class Reconnecting:
     async def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement in its own transaction."""
         async with self.connection() as connection:
-            cursor = await connection.execute(sql, parameters)  # type: ignore[arg-type]
+            cursor = await connection.execute(sql, parameters)
             return await cursor.fetchall() if cursor.description else []
 
     async def close(self) -> None:

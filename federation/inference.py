@@ -12,7 +12,6 @@ from typing import Any
 import psycopg
 import redis as sync_redis
 import redis.asyncio as redis
-from asgiref.sync import sync_to_async
 from celery.exceptions import CeleryError
 from django.conf import settings
 from django.utils import timezone
@@ -31,7 +30,7 @@ from federation import admission, frames, selectors
 from federation.admission import Credential, Prepared
 from federation.asks import Ask
 from federation.batching import Batcher, resolve
-from federation.database import Reconnecting
+from federation.database import Reconnecting, in_thread
 from federation.frames import Frame
 from federation.models import Inference
 from federation.outcome import result_of
@@ -87,27 +86,33 @@ class InferenceService:
                 await self._check_repeat(existing, prepared)
                 return existing
             if code > 0:
-                raise await sync_to_async(admission.refuse, thread_sensitive=False)(prepared, code)
+                raise await in_thread(admission.refuse)(prepared, code)
             fresh = code == admission.STALE
         raise DependencyUnavailable("The request could not be admitted. Nothing was spent; try again.")
 
     async def follow(self, request_id: uuid.UUID) -> AsyncIterator[tuple[Frame, Any]]:
         """Frames of a request until its last. Nothing is owed if the reader leaves: the worker settles.
 
-        The last frame is DONE with :func:`federation.outcome.result_of`'s dictionary, or FAILED with an error's.
+        The last frame is DONE with :func:`federation.outcome.result_of`'s dictionary, or FAILED with an error's. Who
+        comes later (a repeat, a page opened again) has missed the beginning: they get no deltas, the answer whole.
         """
-        # The first reader takes the queue that admission made; a repeat of the same request reads along with its own.
+        # The first reader takes the queue that admission made; a later one reads along with its own.
         queues = self._waiting.setdefault(request_id.bytes, [])
-        queue = self._unread.pop(request_id.bytes, None) or asyncio.Queue()
+        first = self._unread.pop(request_id.bytes, None)
+        queue = first or asyncio.Queue()
         if queue not in queues:
             queues.append(queue)
         try:
+            if first is None:
+                await self._deliver_ended([request_id])
             while True:
                 try:
                     kind, data = await asyncio.wait_for(queue.get(), settings.ANSWER_TIMEOUT_SECONDS)
                 except TimeoutError:
                     raise NodeTimeout("No answer yet. It will be in your history when it is there.") from None
                 frame = Frame(kind)
+                if frame is Frame.DELTA and first is None:
+                    continue
                 yield frame, failure(data) if frame is Frame.FAILED else data
                 if frame >= Frame.DONE:
                     return
@@ -124,17 +129,20 @@ class InferenceService:
             (request_id, user_id),
         )
         if changed:
-            await self._redis.publish(CANCEL_CHANNEL, request_id.bytes)
+            try:
+                await self._redis.publish(CANCEL_CHANNEL, request_id.bytes)
+            except (redis.RedisError, OSError) as error:  # the wish is in the table: a worker reads it with the claim
+                log.warning("cancel not published", extra={"reason": type(error).__name__, "request_id": request_id})
 
     async def _check_model(self, model: str) -> None:
         if model not in self._models:
-            self._models = frozenset(await sync_to_async(selectors.served_models, thread_sensitive=False)())
+            self._models = frozenset(await in_thread(selectors.served_models)())
             if model not in self._models:
                 raise UnknownModel(field="model")
 
     async def _check_repeat(self, existing: uuid.UUID, prepared: Prepared) -> None:
-        row = await Inference.objects.only("request_digest").aget(pk=existing)
-        if bytes(row.request_digest) != prepared.digest:
+        digest = await in_thread(_request_digest)(existing)
+        if digest != prepared.digest:
             raise IdempotencyConflict(id=str(existing))
 
     async def _flush(self, batch: list[tuple[Prepared, asyncio.Future[_Verdict]]]) -> None:
@@ -177,6 +185,10 @@ class InferenceService:
         for queue in self._waiting.get(key, ()):
             queue.put_nowait((kind, data))
 
+    async def _deliver_ended(self, ids: list[uuid.UUID]) -> None:
+        for pk, kind, data in await in_thread(_ended)(ids):
+            self._deliver(pk.bytes, kind, data)
+
     async def _listen(self) -> None:
         while True:
             try:
@@ -205,12 +217,18 @@ class InferenceService:
             if not waiting:
                 continue
             try:
-                rows = Inference.objects.filter(pk__in=waiting, state__in=TERMINAL).select_related("node")
-                async for row in rows:
-                    kind, data = await sync_to_async(last_frame, thread_sensitive=False)(row)
-                    self._deliver(row.pk.bytes, kind, data)
+                await self._deliver_ended(waiting)
             except Exception as error:  # noqa: BLE001  (a database restart must not end the rescue)
                 log.warning("rescue failed", extra={"reason": type(error).__name__})
+
+
+def _request_digest(request_id: uuid.UUID) -> bytes:
+    return bytes(Inference.objects.values_list("request_digest", flat=True).get(pk=request_id))
+
+
+def _ended(ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, Frame, dict[str, Any]]]:
+    rows = Inference.objects.filter(pk__in=ids, state__in=TERMINAL).select_related("node")
+    return [(row.pk, *last_frame(row)) for row in rows]
 
 
 def last_frame(row: Inference) -> tuple[Frame, dict[str, Any]]:
@@ -243,8 +261,11 @@ def cancel_now(request_id: uuid.UUID, user_id: int) -> None:
     """:meth:`InferenceService.cancel` for synchronous callers."""
     rows = Inference.objects.filter(pk=request_id, user_id=user_id, cancel_requested_at__isnull=True)
     if rows.exclude(state__in=TERMINAL).update(cancel_requested_at=timezone.now()):
-        with sync_redis.Redis.from_url(settings.REDIS_URL) as client:
-            client.publish(CANCEL_CHANNEL, request_id.bytes)
+        try:
+            with sync_redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=2, socket_timeout=2) as client:
+                client.publish(CANCEL_CHANNEL, request_id.bytes)
+        except (redis.RedisError, OSError) as error:
+            log.warning("cancel not published", extra={"reason": type(error).__name__, "request_id": request_id})
 
 
 def get_own(user_id: int, request_id: uuid.UUID) -> Inference:

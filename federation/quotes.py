@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from accounts.principals import Principal
-from fdrouter.errors import BlockExhausted, DomainError, QuotaSpent
+from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, QuotaSpent
 from federation.models import Kind, Node, Transport
 from privacy import quotas
 from privacy.dp import accounting
 from privacy.dp.text_plan import TextPlan, plan_text
-from privacy.models import Scope, Unit
+from privacy.models import ScopeKind
+from privacy.selectors import Gauge, balances
 
 CLAIMS = {
     Kind.GENERAL: "The model answers from what it learned in public training. It reads no patient's record.",
@@ -69,11 +70,6 @@ def expected_seconds(kind: Kind, plan: TextPlan | None) -> int:
     return round(_BASE_SECONDS + plan.contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
 
 
-def _left(scope_id: int) -> int:
-    scope = Scope.objects.get(pk=scope_id)
-    return scope.cap - scope.used
-
-
 @dataclass(frozen=True, slots=True)
 class _Block:
     hospital: str
@@ -85,11 +81,14 @@ class _Block:
         return self.nano_left >= accounting.nano_rdp_up(plan.rho, self.alpha)
 
 
-def _blocks(hospitals: Sequence[str]) -> list[_Block]:
-    """The blocks as the nodes last told them."""
+def _nodes(hospitals: Sequence[str]) -> list[Node]:
+    """Nodes over records, of these hospitals or of all."""
     nodes = Node.objects.filter(active=True, transport=Transport.SEALED)
-    if hospitals:
-        nodes = nodes.filter(hospital_id__in=hospitals)
+    return list(nodes.filter(hospital_id__in=hospitals) if hospitals else nodes)
+
+
+def _blocks(nodes: Sequence[Node]) -> list[_Block]:
+    """The blocks as the nodes last told them."""
     found = []
     for node in nodes:
         if block := node.status.get("block"):
@@ -114,13 +113,15 @@ def quote(
         InvalidParameter: a value is out of range. A request that would be refused is a quote with ``refusal``.
     """
     chosen = Kind(kind)
-    scopes = quotas.scopes_for(principal)
-    user = _left(scopes.user_epsilon) / quotas.MICRO
-    department = _left(scopes.department_epsilon) / quotas.MICRO
+    gauges = {gauge.scope: gauge for gauge in balances(principal) if gauge.is_privacy}
+    if not gauges:  # a post that asks nothing and so has no quotas
+        return Quote(chosen, CLAIMS[chosen], 0, refusal=PolicyDenied(kind=chosen.value))
+    user, department = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
     if chosen != Kind.COHORT_TEXT:
         return Quote(chosen, CLAIMS[chosen], expected_seconds(chosen, None), None, user, department)
     options = {"epsilon": epsilon, "delta": delta, "contexts": contexts, "max_tokens": max_tokens}
-    blocks = _blocks(hospitals)
+    nodes = _nodes(hospitals)
+    blocks = _blocks(nodes)
     shown = {block.hospital: block.epsilon_left for block in blocks}
     try:
         plan = plan_text(**{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
@@ -128,16 +129,15 @@ def quote(
         if error.code == "invalid_parameter":
             raise
         return Quote(chosen, CLAIMS[chosen], 0, None, user, department, shown, error)
-    refusal = _refusal(plan, scopes, blocks)
+    refusal = _refusal(plan, gauges.values(), blocks) if nodes else NoNode()
     seconds = expected_seconds(chosen, plan)
     return Quote(chosen, CLAIMS[chosen], seconds, plan, user, department, shown, refusal)
 
 
-def _refusal(plan: TextPlan, scopes: quotas.QuotaScopes, blocks: list[_Block]) -> DomainError | None:
-    cost = quotas.micro(plan.epsilon)
-    for scope in Scope.objects.filter(pk__in=[scopes.user_epsilon, scopes.department_epsilon], unit=Unit.MICRO_EPSILON):
-        if scope.used + cost > scope.cap:
-            return QuotaSpent(f"Today's privacy budget of {scope.label} cannot pay for this.", scope=scope.kind)
+def _refusal(plan: TextPlan, gauges: Iterable[Gauge], blocks: list[_Block]) -> DomainError | None:
+    for gauge in gauges:
+        if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
+            return QuotaSpent(f"Today's privacy budget of {gauge.label} cannot pay for this.", scope=gauge.scope)
     if blocks and not any(block.pays(plan) for block in blocks):
         return BlockExhausted()
     return None

@@ -22,18 +22,36 @@ def issue(node: Identity, body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _is_signed(receipt: dict[str, Any], node: PublicIdentity) -> bool:
+    body = receipt["body"]
+    data = sealing.canonical(body)
+    return bool(
+        body["version"] == VERSION
+        and body["node"] == node.name
+        and receipt["digest"] == hashlib.sha256(data).hexdigest()
+        and sealing.verify(node, "receipt", data, receipt["signatures"])
+    )
+
+
 def is_valid(receipt: dict[str, Any], node: PublicIdentity, *, message_id: str, request_digest: str) -> bool:
     """Whether the receipt is the node's and speaks of exactly this request."""
     try:
         body = receipt["body"]
-        data = sealing.canonical(body)
         return bool(
-            body["version"] == VERSION
-            and body["node"] == node.name
-            and body["message_id"] == message_id
-            and body["request_digest"] == request_digest
-            and receipt["digest"] == hashlib.sha256(data).hexdigest()
-            and sealing.verify(node, "receipt", data, receipt["signatures"])
+            body["message_id"] == message_id and body["request_digest"] == request_digest and _is_signed(receipt, node)
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def covers(receipt: dict[str, Any], node: PublicIdentity, *, message_id: str, answer: str) -> bool:
+    """Whether the receipt is the node's and speaks of exactly this answer: what an asker can check alone."""
+    try:
+        body = receipt["body"]
+        return bool(
+            body["message_id"] == message_id
+            and body["answer_sha256"] == hashlib.sha256(answer.encode()).hexdigest()
+            and _is_signed(receipt, node)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False

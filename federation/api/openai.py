@@ -1,4 +1,4 @@
-"""``/v1``: the OpenAI-compatible API. Async views behind the lean handler of ``fdrouter.asgi``: no middleware, no threads."""
+"""``/v1``: the OpenAI-compatible API. Async views behind the lean handler: no middleware, no threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path
@@ -16,10 +15,11 @@ from django.views.decorators.csrf import csrf_exempt
 
 from accounts.principals import token_digest
 from fdrouter import api
-from fdrouter.errors import DomainError, InvalidParameter, NotFound, PayloadTooLarge, Unauthenticated
+from fdrouter.errors import DomainError, InvalidParameter, NotFound, Unauthenticated
 from federation import asks, inference, selectors
 from federation.admission import Credential, load_actor
 from federation.asks import Ask, PrivacyOptions
+from federation.database import in_thread
 from federation.frames import Frame
 
 MAX_BODY_BYTES = 256 * 1024
@@ -87,10 +87,8 @@ def parse(request: HttpRequest, data: bytes) -> Ask:
     """The body and headers as a valid request.
 
     Raises:
-        PayloadTooLarge, InvalidParameter, PushTooSmall.
+        InvalidParameter, PushTooSmall.
     """
-    if len(data) > MAX_BODY_BYTES:
-        raise PayloadTooLarge(limit_bytes=MAX_BODY_BYTES)
     try:
         body = _decode(data)
     except (msgspec.MsgspecError, UnicodeError):
@@ -113,7 +111,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
     """POST /v1/chat/completions."""
     try:
         if request.method != "POST":
-            return HttpResponse(status=405, headers={"Allow": "POST"})
+            return api.method_not_allowed("POST")
         credential = credential_of(request)
         ask = parse(request, request.body)
         service = inference.service()
@@ -150,15 +148,16 @@ async def _events(
     base = {"id": f"chatcmpl-{request_id.hex}", "object": "chat.completion.chunk", "created": int(time.time())}
     base["model"] = ask.model
     frame, data = first
-    streamed = False
+    sent = ""
     yield _event(base, {"role": "assistant", "content": ""}, None)
     while True:
         if frame is Frame.DELTA:
-            streamed = True
+            sent += data
             yield _event(base, {"content": data}, None)
         elif frame is Frame.DONE:
-            if not streamed and data["answer"]:  # a stored answer, or one whose deltas were lost
-                yield _event(base, {"content": data["answer"]}, None)
+            # All of a stored answer; of one whose last deltas were lost on the way, what is missing.
+            if (rest := data["answer"].removeprefix(sent)) and data["answer"].startswith(sent):
+                yield _event(base, {"content": rest}, None)
             last = {"usage": usage(data), "privacy": data["privacy"], "node": data["node"]}
             yield _event(base, {}, data["finish_reason"], **last)
             yield b"data: [DONE]\n\n"
@@ -207,20 +206,27 @@ def _json(body: Any, status: int = 200) -> HttpResponse:
 
 async def models(request: HttpRequest) -> HttpResponseBase:
     """GET /v1/models: what the network's nodes serve to this person."""
+    if request.method != "GET":
+        return api.method_not_allowed("GET")
     try:
-        await sync_to_async(load_actor, thread_sensitive=False)(credential_of(request))
-        names = await sync_to_async(selectors.served_models, thread_sensitive=False)()
+        names = await _models_for(request)
     except DomainError as error:
         return api.openai_response(error)
     items = [{"id": name, "object": "model", "created": 0, "owned_by": "fdrouter"} for name in names]
     return _json({"object": "list", "data": items})
 
 
+async def _models_for(request: HttpRequest) -> list[str]:
+    await in_thread(load_actor)(credential_of(request))
+    return await in_thread(selectors.served_models)()
+
+
 async def model(request: HttpRequest, name: str) -> HttpResponseBase:
     """GET /v1/models/{name}."""
+    if request.method != "GET":
+        return api.method_not_allowed("GET")
     try:
-        await sync_to_async(load_actor, thread_sensitive=False)(credential_of(request))
-        if name not in await sync_to_async(selectors.served_models, thread_sensitive=False)():
+        if name not in await _models_for(request):
             raise api.from_code("model_not_found")
     except DomainError as error:
         return api.openai_response(error)

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from accounts import principals
 from accounts.principals import Principal
-from fdrouter.errors import DomainError
+from fdrouter.errors import DomainError, NotFound
 from federation import inference, outcome, quotes, selectors
 from federation.models import Inference, Kind, Node
 from federation.states import InferenceState
@@ -27,7 +27,7 @@ def principal_of(request: Request) -> Principal:
     """The acting person, from a token or a session."""
     if isinstance(request.auth, Principal):
         return request.auth
-    return principals.for_user(int(request.user.pk))
+    return principals.for_user(request.user.pk or 0)
 
 
 class QuoteInput(serializers.Serializer[Any]):
@@ -70,7 +70,7 @@ class MeOutput(serializers.Serializer[Any]):
 
 class GaugeOutput(serializers.Serializer[Any]):
     scope = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a field named like an attribute of every field
     unit = serializers.CharField()
     cap = serializers.FloatField()
     used = serializers.FloatField()
@@ -85,6 +85,9 @@ class NodeOutput(serializers.Serializer[Any]):
     healthy = serializers.BooleanField()
     patients_band = serializers.CharField()
     block = serializers.DictField(allow_null=True)
+    public_keys = serializers.DictField(
+        child=serializers.CharField(), help_text="What the node's receipts are checked with."
+    )
 
 
 class InferenceOutput(serializers.Serializer[Any]):
@@ -156,6 +159,7 @@ def _node(node: Node) -> dict[str, Any]:
         "healthy": bool(node.status.get("healthy")),
         "patients_band": node.status.get("patients_band", ""),
         "block": node.status.get("block"),
+        "public_keys": node.public_keys,
     }
 
 
@@ -202,6 +206,15 @@ class InferenceDetail(APIView):
         row = inference.get_own(principal_of(request).user_id, request_id)
         inference.cancel_now(row.pk, row.user_id)
         return Response(status=status.HTTP_202_ACCEPTED)
+
+
+@extend_schema(exclude=True)
+class Unknown(APIView):
+    """Every other address under ``/api/``."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotFound("There is no such endpoint.")
 
 
 class Models(APIView):

@@ -1,6 +1,6 @@
 """Addresses under ``/api/``."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from federation.api import rest
 
@@ -12,4 +12,5 @@ urlpatterns = [
     path("nodes", rest.Nodes.as_view(), name="api-nodes"),
     path("inferences", rest.Inferences.as_view(), name="api-inferences"),
     path("inferences/<uuid:request_id>", rest.InferenceDetail.as_view(), name="api-inference"),
+    re_path(r"^(?!schema$|docs$)", rest.Unknown.as_view()),  # those two are the project's
 ]
