@@ -68,11 +68,12 @@ def reserve_many(requests: Sequence[Request], *, seconds: int | None = None) -> 
     """Reserves a batch; one verdict a request: ``RESERVED``, ``REPEATED`` or the id of a scope that cannot pay."""
     ids, owners, keys, events, nths, scopes, amounts = columns(requests)
     lifetime = timedelta(seconds=seconds if seconds is not None else settings.RESERVATION_SECONDS)
+    parameters: list[Any] = [ids, owners, keys, events, lifetime, nths, scopes, amounts]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT ledger_reserve(%s::uuid[], %s::text[], %s::text[], %s::jsonb[], %s,"
             " %s::int[], %s::bigint[], %s::bigint[])",
-            [ids, owners, keys, events, lifetime, nths, scopes, amounts],
+            parameters,
         )
         verdicts: list[int] = cursor.fetchone()[0]
     return verdicts
@@ -93,7 +94,7 @@ def reserve(request: Request, *, seconds: int | None = None) -> bool:
 def refusal(scope_id: int, amount: int) -> DomainError:
     """The error that says which scope could not pay. Its figures depend on public state only."""
     scope = Scope.objects.get(pk=scope_id)
-    details = {
+    details: dict[str, Any] = {
         "scope": scope.kind,
         "key": scope.key,
         "unit": scope.unit,

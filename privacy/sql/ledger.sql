@@ -21,9 +21,16 @@ CREATE OR REPLACE FUNCTION ledger_reserve(res uuid[], owners text[], keys text[]
 DECLARE
   verdicts bigint[] := array_fill(0::bigint, ARRAY[cardinality(res)]);
   short bigint;
+  locked bigint;
   i int;
 BEGIN
   PERFORM 1 FROM privacy_scope WHERE id = ANY (line_scope) ORDER BY id FOR NO KEY UPDATE;
+  GET DIAGNOSTICS locked = ROW_COUNT;
+  IF locked <> (SELECT count(DISTINCT s) FROM unnest(line_scope) AS b(s)) THEN  -- else the line would cost nothing
+    RAISE EXCEPTION 'a charge names a scope that does not exist' USING ERRCODE = 'foreign_key_violation';
+  ELSIF 0 > ANY (line_amount) THEN
+    RAISE EXCEPTION 'a charge is negative' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
   PERFORM ledger_roll(line_scope);
   IF cardinality(array_remove(keys, NULL)) > 0 THEN
     SELECT array_agg(CASE WHEN k.key IS NOT NULL AND (k.nth > 1 OR r.id IS NOT NULL) THEN -1 ELSE 0 END ORDER BY k.n)
@@ -37,12 +44,12 @@ BEGIN
       FROM (SELECT l.scope, sum(l.amount)::bigint AS amount FROM unnest(line_of, line_scope, line_amount)
               AS l(nth, scope, amount) WHERE verdicts[l.nth] = 0 GROUP BY l.scope) t
       WHERE s.id = t.scope;
-  EXCEPTION WHEN check_violation THEN  -- some do not: one by one, first come first served
+  EXCEPTION WHEN check_violation OR numeric_value_out_of_range THEN  -- some do not: one by one, first come first served
     FOR i IN 1 .. cardinality(res) LOOP
       CONTINUE WHEN verdicts[i] <> 0;
       SELECT s.id INTO short FROM unnest(line_of, line_scope, line_amount) AS l(nth, scope, amount)
         JOIN privacy_scope s ON s.id = l.scope
-        WHERE l.nth = i AND s.used + l.amount > s.cap ORDER BY s.id LIMIT 1;
+        WHERE l.nth = i AND l.amount > s.cap - s.used ORDER BY s.id LIMIT 1;
       IF FOUND THEN
         verdicts[i] := short;
       ELSE
