@@ -84,5 +84,6 @@ def stop() -> None:
 def clear_dead_runs() -> None:
     for folder in ROOT.glob("[0-9]*"):
         if not Path(f"/proc/{folder.name}").exists():
-            sweep(folder / LEDGER)
+            for ledger in folder.rglob(LEDGER):
+                sweep(ledger)
             shutil.rmtree(folder, ignore_errors=True)

@@ -79,7 +79,7 @@ class Checks:
 
     def _processes(self) -> str:
         try:
-            parts = json.loads((self._layout.run / "processes.json").read_text(encoding="utf-8"))["parts"]
+            parts = json.loads(self._layout.ledger.read_text(encoding="utf-8"))["parts"]
         except (OSError, ValueError, KeyError):
             raise CheckFailed("no supervisor is running: start it with make demo") from None
         dead = [part["name"] for part in parts if birth(part["pid"]) != part["born"]]

@@ -66,6 +66,11 @@ class Layout:
         return self.state / "run"
 
     @property
+    def ledger(self) -> Path:
+        """Where the supervisor writes which processes it started."""
+        return self.run / "processes.json"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

@@ -23,7 +23,6 @@ from fdrouter.demo.processes import Fleet, Part, PartFailed, sweep, tail
 from fdrouter.demo.services import ServiceError
 from fdrouter.demo.stack import Stack
 
-LEDGER = "processes.json"
 LOCK = "lock"
 WATCH_SECONDS = 0.5
 MAX_RESTARTS = 3
@@ -102,7 +101,7 @@ def up(layout: Layout, console: Console) -> int:
 
 
 def _run(layout: Layout, display: stages.Display) -> int:
-    fleet = Fleet(layout.run / LEDGER)
+    fleet = Fleet(layout.ledger)
     if left := sweep(fleet.ledger):
         display.say(f"Stopped what an earlier run left behind: {', '.join(left)}")
     stack = Stack(layout)
@@ -198,7 +197,7 @@ def reset(layout: Layout, console: Console) -> int:
         return 0
     try:
         with held(layout):
-            sweep(layout.run / LEDGER)
+            sweep(layout.ledger)
             shutil.rmtree(layout.state)
     except AlreadyRunning as error:
         console.print(str(error), highlight=False)

@@ -105,7 +105,7 @@ def test_a_signal_stops_everything_it_started(tmp_path: Path, number: signal.Sig
         for line in runner.stdout:
             if "is up" in line:
                 break
-        servers = Fleet(tmp_path / "run" / up.LEDGER)
+        servers = Fleet(Layout(tmp_path).ledger)
         assert servers.ledger.exists()
         runner.send_signal(number)
         rest = runner.stdout.read()
