@@ -6,7 +6,7 @@ A decision is a pure function of its :class:`PolicyRequest` and the policy file,
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,19 +62,27 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class _PolicySet:
     text: str
-    names: tuple[str, ...]
+    names: tuple[tuple[str, str], ...]
     digest: str
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path, modified_ns: int) -> _PolicySet:
     text = path.read_text(encoding="utf-8")
-    names = tuple(re.findall(r'^@id\("([^"]+)"\)', text, flags=re.MULTILINE))
-    return _PolicySet(text, names, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return _PolicySet(text, _names(text), hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _names(text: str) -> tuple[tuple[str, str], ...]:
+    """Cedar's own name of each policy (its place in the file) and the ``@id`` that people gave it."""
+    try:
+        policies = json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]
+    except ValueError:  # not a policy file: nothing will be allowed, so nothing needs a name
+        return ()
+    return tuple((name, policy.get("annotations", {}).get("id") or name) for name, policy in policies.items())
 
 
 def _entities() -> list[dict[str, object]]:
-    roles = [
+    roles: list[dict[str, object]] = [
         {
             "uid": {"type": "Role", "id": role.value},
             "attrs": {},
@@ -82,7 +90,10 @@ def _entities() -> list[dict[str, object]]:
         }
         for role in Role
     ]
-    return [*roles, *({"uid": {"type": "Group", "id": group}, "attrs": {}, "parents": []} for group in _GROUPS)]
+    groups: list[dict[str, object]] = [
+        {"uid": {"type": "Group", "id": group}, "attrs": {}, "parents": []} for group in _GROUPS
+    ]
+    return [*roles, *groups]
 
 
 @lru_cache(maxsize=4096)
@@ -99,8 +110,8 @@ def _decide(request: PolicyRequest, policy_set: _PolicySet) -> Decision:
         policy_set.text,
         _entities(),
     )
-    # Cedar numbers policies in file order; an evaluation error leaves `allowed` False.
-    reasons = tuple(policy_set.names[int(reason.removeprefix("policy"))] for reason in result.diagnostics.reasons)
+    names = dict(policy_set.names)
+    reasons = tuple(sorted(names[reason] for reason in result.diagnostics.reasons))
     return Decision(result.allowed, reasons, policy_set.digest)
 
 

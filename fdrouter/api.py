@@ -60,15 +60,19 @@ def status_of(error: errors.DomainError) -> int:
 
 def from_code(code: str, message: str | None = None, details: dict[str, Any] | None = None) -> errors.DomainError:
     """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
-    return BY_CODE.get(code, errors.NodeFailed)(message, **(details or {}))
+    error = BY_CODE.get(code, errors.NodeFailed)(message)
+    error.details = dict(details or {})  # not as keywords: a node names them
+    return error
 
 
 def as_domain_error(error: Exception) -> errors.DomainError | None:
-    """The error itself, or what it means to a caller: a database that cannot be reached. ``None`` for a fault."""
+    """The error itself, or what it means to a caller; ``None`` for a fault of ours."""
     if isinstance(error, errors.DomainError):
         return error
     if isinstance(error, _UNREACHABLE):
         return errors.DependencyUnavailable()
+    if isinstance(error, RecursionError):  # no document of ours is nested that deep
+        return errors.InvalidParameter("The body is nested too deep.", field="body")
     return None
 
 

@@ -35,7 +35,7 @@ def seal(purpose: str, owner: bytes, plaintext: bytes) -> bytes:
     return _VERSION + nonce + _cipher(settings.DATA_KEY, purpose).encrypt(nonce, plaintext, owner)
 
 
-def unseal(purpose: str, owner: bytes, ciphertext: bytes) -> bytes:
+def unseal(purpose: str, owner: bytes, ciphertext: bytes | memoryview) -> bytes:
     """Reverses :func:`seal`.
 
     Raises:
@@ -45,6 +45,8 @@ def unseal(purpose: str, owner: bytes, ciphertext: bytes) -> bytes:
     if data[:1] != _VERSION:
         raise Unreadable("unknown version")
     nonce, body = data[1 : 1 + _NONCE_BYTES], data[1 + _NONCE_BYTES :]
+    if len(nonce) < _NONCE_BYTES:
+        raise Unreadable("too short")
     try:
         return _cipher(settings.DATA_KEY, purpose).decrypt(nonce, body, owner)
     except InvalidTag:

@@ -7,9 +7,9 @@ A missing or malformed value stops the start with a sentence that names the vari
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from pathlib import Path
+from typing import overload
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -64,6 +64,14 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
 
 
+@overload
+def path(name: str, default: Path) -> Path: ...
+
+
+@overload
+def path(name: str, default: None = None) -> Path | None: ...
+
+
 def path(name: str, default: Path | None = None) -> Path | None:
     """A file-system path, or the default."""
     value = os.environ.get(name)
@@ -75,9 +83,14 @@ def secret(name: str) -> str:
     file = os.environ.get(f"{name}_FILE")
     if file:
         try:
-            return Path(file).read_text(encoding="utf-8").strip()
+            value = Path(file).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ImproperlyConfigured(f"{name}_FILE cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise ImproperlyConfigured(f"{name}_FILE must hold text.") from None
+        if not value:
+            raise ImproperlyConfigured(f"{name}_FILE is empty.")
+        return value
     value = os.environ.get(name, "")
     if not value:
         raise ImproperlyConfigured(f"{name} or {name}_FILE must be set.")
@@ -88,7 +101,7 @@ def key(name: str, *, length: int = 32) -> bytes:
     """A secret of ``length`` bytes in base64."""
     try:
         value = base64.b64decode(secret(name), validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         raise ImproperlyConfigured(f"{name} must be base64.") from None
     if len(value) != length:
         raise ImproperlyConfigured(f"{name} must hold {length} bytes.")
@@ -100,6 +113,10 @@ def postgres(name: str) -> dict[str, object]:
     url = urlsplit(secret(name))
     if url.scheme not in ("postgres", "postgresql"):
         raise ImproperlyConfigured(f"{name} must be a postgresql:// URL.")
+    try:
+        port = url.port
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must name a port by its number.") from None
     query = dict(parse_qsl(url.query))
     host = query.pop("host", "") or unquote(url.hostname or "")
     return {
@@ -108,6 +125,6 @@ def postgres(name: str) -> dict[str, object]:
         "USER": unquote(url.username or ""),
         "PASSWORD": unquote(url.password or ""),
         "HOST": host,
-        "PORT": str(query.pop("port", "") or url.port or ""),
+        "PORT": str(query.pop("port", "") or port or ""),
         "OPTIONS": query,
     }

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Packages whose messages are written with ids alone. Other libraries put the text of an exception into a message.
+_OURS = frozenset({"fdrouter", "accounts", "privacy", "federation", "compliance"})
+_FILLED_IN = re.compile(r"""[:<({\["'\n]""")
 # Fields a caller may attach with ``extra=``; anything else is dropped rather than trusted.
 ALLOWED = frozenset(
     "request_id node attempt kind state reason status count milliseconds bytes user_id hospital queue check part "
@@ -27,7 +31,7 @@ class JsonFormatter(logging.Formatter):
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         for name, value in vars(record).items():
             if name not in _STANDARD and name in ALLOWED:
@@ -37,3 +41,14 @@ class JsonFormatter(logging.Formatter):
             frames = traceback.extract_tb(record.exc_info[2])
             line["where"] = [f"{frame.filename}:{frame.lineno}:{frame.name}" for frame in frames[-6:]]
         return json.dumps(line, ensure_ascii=False)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The record's text; of another library's report of an exception, its first words, before anything filled in."""
+    raised = record.exc_info is not None and record.exc_info[0] is not None
+    if raised and record.name.partition(".")[0] not in _OURS:
+        return _FILLED_IN.split(str(record.msg), maxsplit=1)[0].strip()
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):  # arguments that do not fit: ``logging`` would print them
+        return str(record.msg)

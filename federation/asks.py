@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,7 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         plan = _plan(privacy, max_tokens)
     elif privacy.epsilon not in (None, 0, 0.0) or privacy.contexts is not None or privacy.top_k is not None:
         raise InvalidParameter(f"The kind {kind} has no privacy cost: leave epsilon out.", field="privacy.epsilon")
-    patient = _text("privacy.patient", privacy.patient or "", 64)
+    patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
     if (kind is Kind.CHART) != bool(patient):
         raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
     return Ask(
@@ -95,7 +96,7 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         patient=patient,
         max_tokens=max_tokens or DEFAULT_ANSWER_TOKENS,
         temperature=_number("temperature", sampling.get("temperature"), 0.0, 2.0, 0.0),
-        idempotency_key=_text("privacy.idempotency_key", privacy.idempotency_key or "", 200) or None,
+        idempotency_key=_text("privacy.idempotency_key", _or_empty(privacy.idempotency_key), 200) or None,
         plan=plan,
     )
 
@@ -117,9 +118,14 @@ def _plan(privacy: PrivacyOptions, max_tokens: int | None) -> TextPlan:
     return plan_text(**{name: value for name, value in options.items() if value is not None})
 
 
+def _or_empty(value: Any) -> Any:
+    """Left out is empty; 0, False and empty lists are wrong values and not the absence of one."""
+    return "" if value is None else value
+
+
 def _kind(value: Any) -> Kind:
     try:
-        return Kind(value or Kind.GENERAL)
+        return Kind(_or_empty(value) or Kind.GENERAL)
     except ValueError:
         known = ", ".join(Kind.values)
         raise InvalidParameter(f"Unknown kind. Kinds are: {known}.", field="privacy.kind") from None
@@ -148,7 +154,7 @@ def _messages(value: Any) -> tuple[dict[str, str], ...]:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise InvalidParameter(f"A message needs a role out of {', '.join(_ROLES)}.", field="messages")
         found.append({"role": message["role"], "content": _content(message.get("content"))})
-    if not any(m["role"] == "user" and m["content"].strip() for m in found):
+    if not next((m["content"] for m in reversed(found) if m["role"] == "user"), "").strip():
         raise InvalidParameter("The question is empty.", field="messages")
     if sum(len(m["content"].encode()) for m in found) > MAX_PROMPT_BYTES:
         raise InvalidParameter(f"The messages are longer than {MAX_PROMPT_BYTES // 1024} KiB.", field="messages")
@@ -187,7 +193,7 @@ def _whole(name: str, value: Any, low: int, high: int) -> int | None:
 def _number(name: str, value: Any, low: float, high: float, default: float) -> float:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise InvalidParameter(f"{name} must be a finite number.", field=name)
     if not low <= value <= high:
         raise InvalidParameter(f"{name} must lie between {low:g} and {high:g}.", field=name)

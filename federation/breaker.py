@@ -31,10 +31,16 @@ class CircuitBreaker:
         """Whether a call may be planned now. Does not take the trial."""
         return self.state == "closed" or (self.state == "half-open" and not self._trial)
 
-    def started(self) -> None:
-        """A call starts; in the half-open state it is the one trial."""
-        if self.state == "half-open":
-            self._trial = True
+    def started(self) -> bool:
+        """A call starts; returns whether it is the one trial of the half-open state."""
+        if self.state != "half-open" or self._trial:
+            return False
+        self._trial = True
+        return True
+
+    def abandoned(self) -> None:
+        """The trial ended and says nothing about the node: it was stopped, or refused for a reason of its own."""
+        self._trial = False
 
     def succeeded(self) -> None:
         self._failures, self._opened_at, self._trial = 0, None, False

@@ -72,12 +72,14 @@ class Network:
     def using(self, node: str) -> Iterator[CircuitBreaker]:
         """Counts a call under way and hands out the node's breaker."""
         breaker = self._breaker(node)
-        breaker.started()
+        trial = breaker.started()
         self._load[node] += 1
         try:
             yield breaker
         finally:
             self._load[node] -= 1
+            if trial:  # without a verdict the next call is the trial; else the node would stay left out for ever
+                breaker.abandoned()
 
 
 def _block_left(status: dict[str, Any]) -> float:

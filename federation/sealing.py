@@ -7,7 +7,6 @@ binds recipient, message id and direction, so an envelope cannot be replayed as 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from typing import Any
@@ -46,11 +45,19 @@ def verify(public: PublicIdentity, purpose: str, data: bytes, signatures: dict[s
     try:
         if signatures["key_id"] != public.key_id:
             return False
-        public.ed25519.verify(base64.b64decode(signatures["ed25519"], validate=True), message)
-        public.mldsa65.verify(base64.b64decode(signatures["mldsa65"], validate=True), message)
+        public.ed25519.verify(_raw(signatures["ed25519"]), message)
+        public.mldsa65.verify(_raw(signatures["mldsa65"]), message)
     except (InvalidSignature, KeyError, TypeError, ValueError):
         return False
     return True
+
+
+def _raw(text: str) -> bytes:
+    """The bytes of base64 in its one spelling: the spare bits before padding must not make a second one."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("not canonical base64")
+    return data
 
 
 def _info(recipient: str, message_id: str) -> bytes:
@@ -86,5 +93,5 @@ def unseal(recipient: Identity, sender: PublicIdentity, data: bytes) -> tuple[st
         sealed = base64.b64decode(envelope["sealed"], validate=True)
         payload = json.loads(_SUITE.decrypt(sealed, recipient.kem, _info(recipient.name, envelope["id"])))
         return envelope["id"], payload
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, InvalidTag) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidTag) as error:
         raise BadEnvelope(type(error).__name__) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -36,6 +37,14 @@ def _endpoint(node: Node) -> NodeEndpoint:
     )
 
 
+def _is_block(block: Any) -> bool:
+    """Whether pages and quotes can compute with it."""
+    names = ("epsilon", "epsilon_left", "used", "cap", "alpha")
+    return isinstance(block, dict) and all(
+        isinstance(block.get(n), int | float) and math.isfinite(block[n]) for n in names
+    )
+
+
 async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
     try:
         status = await gateway.health(_endpoint(node))
@@ -43,6 +52,10 @@ async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
         reason = error.code if isinstance(error, CallFailed) else "bad_keys"
         log.info("node not healthy", extra={"node": node.pk, "reason": reason})
         return {**node.status, "healthy": False, "checked_at": timezone.now().isoformat()}
+    if not isinstance(status, dict):  # garbage of one node must not keep the others from being probed
+        status = {"engine": "unknown"}
+    if not _is_block(status.get("block")):
+        status = {**status, "block": None}
     healthy = node.transport == Transport.OPENAI or status.get("engine") == "ok"
     return {**status, "healthy": healthy, "checked_at": timezone.now().isoformat()}
 

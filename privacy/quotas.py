@@ -80,7 +80,7 @@ def scopes_for(principal: Principal) -> QuotaScopes:
         [Scope(kind=k, key=key, unit=unit, cap=cap, label=label, **common) for k, key, unit, cap, label in wanted],
         ignore_conflicts=True,
     )
-    keys = {(kind, unit): key for kind, key, unit, _, _ in wanted}
+    keys: dict[tuple[str, str], str] = {(kind, unit): key for kind, key, unit, _, _ in wanted}
     rows = Scope.objects.filter(key__in=set(keys.values())).values_list("kind", "key", "unit", "id")
     found = {(kind, unit): pk for kind, key, unit, pk in rows if keys.get((kind, unit)) == key}
     return QuotaScopes(

@@ -56,17 +56,21 @@ def parse(message_id: str, payload: dict[str, Any]) -> Message:
         InvalidParameter, PushTooSmall: the plan does not add up. KeyError, TypeError, ValueError: malformed.
     """
     kind = Kind(payload["kind"])
+    digest, actor = str(payload["request_digest"]), payload["actor"]
+    messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in payload["messages"]]
+    if len(bytes.fromhex(digest)) != 32 or not any(m["role"] == "user" for m in messages):
+        raise ValueError("malformed")
     return Message(
         id=uuid.UUID(message_id),
         kind=kind,
         model=str(payload["model"]),
-        messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in payload["messages"]],
+        messages=messages,
         max_tokens=int(payload["max_tokens"]),
         temperature=float(payload["temperature"]),
-        request_digest=str(payload["request_digest"]),
+        request_digest=digest,
         purpose=str(payload["purpose"]),
         patient=str(payload.get("patient") or ""),
-        actor=dict(payload["actor"]),
+        actor={"id": int(actor["id"]), **{name: actor[name] for name in ("role", "hospital", "department")}},
         plan=plan_of_event(payload["parameters"]) if kind is Kind.COHORT_TEXT else None,
     )
 

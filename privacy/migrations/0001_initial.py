@@ -5,65 +5,152 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Reservation',
+            name="Reservation",
             fields=[
-                ('id', models.UUIDField(primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('reserved', 'Reserved'), ('settled', 'Settled'), ('released', 'Released'), ('expired', 'Expired')], default='reserved', max_length=12)),
-                ('owner', models.CharField(blank=True, max_length=80)),
-                ('idempotency_key', models.CharField(blank=True, max_length=200, null=True)),
-                ('event', models.JSONField(blank=True, help_text='The DP event: mechanism, parameters, unit, adjacency.', null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField()),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("reserved", "Reserved"),
+                            ("settled", "Settled"),
+                            ("released", "Released"),
+                            ("expired", "Expired"),
+                        ],
+                        default="reserved",
+                        max_length=12,
+                    ),
+                ),
+                ("owner", models.CharField(blank=True, max_length=80)),
+                ("idempotency_key", models.CharField(blank=True, max_length=200, null=True)),
+                (
+                    "event",
+                    models.JSONField(
+                        blank=True, help_text="The DP event: mechanism, parameters, unit, adjacency.", null=True
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state', 'reserved')), fields=['expires_at'], name='reservation_open')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('owner', 'idempotency_key'), name='reservation_once_per_key')],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "reserved")), fields=["expires_at"], name="reservation_open"
+                    )
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("idempotency_key__isnull", False)),
+                        fields=("owner", "idempotency_key"),
+                        name="reservation_once_per_key",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Scope',
+            name="Scope",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('block', 'hospital dataset block'), ('user', 'User'), ('department', 'Department')], max_length=16)),
-                ('key', models.CharField(max_length=80)),
-                ('unit', models.CharField(choices=[('nano_rdp', "Renyi divergence at the block's order, 1e-9"), ('micro_epsilon', 'epsilon, plain sum, 1e-6'), ('requests', 'Requests')], max_length=16)),
-                ('cap', models.BigIntegerField()),
-                ('used', models.BigIntegerField(default=0)),
-                ('resets', models.BooleanField(default=False)),
-                ('period', models.DateField(blank=True, null=True)),
-                ('time_zone', models.CharField(default='UTC', max_length=60)),
-                ('hospital', models.CharField(blank=True, max_length=40)),
-                ('label', models.CharField(blank=True, max_length=120)),
-                ('epsilon', models.FloatField(blank=True, null=True)),
-                ('delta', models.FloatField(blank=True, null=True)),
-                ('alpha', models.FloatField(blank=True, null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("block", "hospital dataset block"), ("user", "User"), ("department", "Department")],
+                        max_length=16,
+                    ),
+                ),
+                ("key", models.CharField(max_length=80)),
+                (
+                    "unit",
+                    models.CharField(
+                        choices=[
+                            ("nano_rdp", "Renyi divergence at the block's order, 1e-9"),
+                            ("micro_epsilon", "epsilon, plain sum, 1e-6"),
+                            ("requests", "Requests"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cap", models.BigIntegerField()),
+                ("used", models.BigIntegerField(default=0)),
+                ("resets", models.BooleanField(default=False)),
+                ("period", models.DateField(blank=True, null=True)),
+                ("time_zone", models.CharField(default="UTC", max_length=60)),
+                ("hospital", models.CharField(blank=True, max_length=40)),
+                ("label", models.CharField(blank=True, max_length=120)),
+                ("epsilon", models.FloatField(blank=True, null=True)),
+                ("delta", models.FloatField(blank=True, null=True)),
+                ("alpha", models.FloatField(blank=True, null=True)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('kind', 'key', 'unit'), name='scope_once'), models.CheckConstraint(condition=models.Q(('used__gte', 0), ('used__lte', models.F('cap'))), name='scope_not_overspent'), models.CheckConstraint(condition=models.Q(models.Q(('kind', 'block'), _negated=True), models.Q(('alpha__isnull', False), ('delta__isnull', False), ('epsilon__isnull', False), ('resets', False)), _connector='OR'), name='block_is_a_frozen_filter'), models.CheckConstraint(condition=models.Q(('resets', False), ('period__isnull', False), _connector='OR'), name='quota_has_a_period')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("kind", "key", "unit"), name="scope_once"),
+                    models.CheckConstraint(
+                        condition=models.Q(("used__gte", 0), ("used__lte", models.F("cap"))), name="scope_not_overspent"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("kind", "block"), _negated=True),
+                            models.Q(
+                                ("alpha__isnull", False),
+                                ("delta__isnull", False),
+                                ("epsilon__isnull", False),
+                                ("resets", False),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="block_is_a_frozen_filter",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("resets", False), ("period__isnull", False), _connector="OR"),
+                        name="quota_has_a_period",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Entry',
+            name="Entry",
             fields=[
-                ('seq', models.BigAutoField(primary_key=True, serialize=False)),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('kind', models.CharField(choices=[('reserve', 'Reserve'), ('refund', 'Refund'), ('reset', 'Reset')], max_length=12)),
-                ('amount', models.BigIntegerField()),
-                ('period', models.DateField(null=True)),
-                ('reservation', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='entries', to='privacy.reservation')),
-                ('scope', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='entries', to='privacy.scope')),
+                ("seq", models.BigAutoField(primary_key=True, serialize=False)),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("reserve", "Reserve"), ("refund", "Refund"), ("reset", "Reset")], max_length=12
+                    ),
+                ),
+                ("amount", models.BigIntegerField()),
+                ("period", models.DateField(null=True)),
+                (
+                    "reservation",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="entries",
+                        to="privacy.reservation",
+                    ),
+                ),
+                (
+                    "scope",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="entries", to="privacy.scope"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(condition=models.Q(('reservation__isnull', False)), fields=('reservation', 'scope', 'kind'), name='entry_once')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("reservation__isnull", False)),
+                        fields=("reservation", "scope", "kind"),
+                        name="entry_once",
+                    )
+                ],
             },
         ),
     ]

@@ -131,7 +131,7 @@ def test_an_unauthenticated_answer_says_how_to_authenticate() -> None:
 def test_rest_errors_are_problem_details(error: Exception, status: int, code: str) -> None:
     response = api.exception_handler(error, {})
     assert response is not None
-    body: dict[str, Any] = response.data  # type: ignore[assignment]
+    body: dict[str, Any] = response.data
     assert (response.status_code, body["status"], body["code"]) == (status, status, code)
     assert response.content_type == "application/problem+json"
     assert set(body) == {"type", "title", "status", "code", "details"}
