@@ -35,6 +35,7 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.IdempotencyConflict: 409,
+    errors.Cancelled: 409,
     errors.QuotaSpent: 429,
     errors.BlockExhausted: 402,
     errors.PushTooSmall: 422,
@@ -43,7 +44,6 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.NodeTimeout: 504,
     errors.DependencyUnavailable: 503,
 }
-BY_CODE: dict[str, type[errors.DomainError]] = {error.code: error for error in STATUS}
 _OPENAI_TYPES = {
     401: "authentication_error",
     402: "insufficient_quota",
@@ -56,13 +56,6 @@ _encode = msgspec.json.Encoder().encode
 def status_of(error: errors.DomainError) -> int:
     """The HTTP status of an error: that of its nearest listed class, 500 for an unlisted one."""
     return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
-
-
-def from_code(code: str, message: str | None = None, details: dict[str, Any] | None = None) -> errors.DomainError:
-    """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
-    error = BY_CODE.get(code, errors.NodeFailed)(message)
-    error.details = dict(details or {})  # not as keywords: a node names them
-    return error
 
 
 def as_domain_error(error: Exception) -> errors.DomainError | None:

@@ -26,12 +26,12 @@ def policy_file_is_readable(**_: Any) -> list[CheckMessage]:
 @register(Tags.security)
 def node_has_an_identity(**_: Any) -> list[CheckMessage]:
     """A node without its keys could neither open a message nor sign a receipt."""
-    if settings.ROLE != "node" or (settings.NODE_ID and settings.IDENTITY_DIR):
+    if settings.ROLE != "node" or (settings.NODE_ID and (settings.IDENTITY_DIR / "keys.json").is_file()):
         return []
     return [
         Error(
             "A node needs an identity.",
-            hint="Set FDROUTER_NODE_ID and FDROUTER_IDENTITY_DIR (made by `manage.py enrol_node`).",
+            hint="Set FDROUTER_NODE_ID and FDROUTER_IDENTITY_DIR (the folder with keys.json).",
             id="fdrouter.E002",
         )
     ]

@@ -72,6 +72,13 @@ class Conflict(DomainError):
     default_message = "This does not fit the present state."
 
 
+class Cancelled(Conflict):
+    """The request was stopped by its asker."""
+
+    code = "cancelled"
+    default_message = "The request was stopped."
+
+
 class IdempotencyConflict(Conflict):
     """An idempotency key came back with a different request."""
 
@@ -126,3 +133,15 @@ class DependencyUnavailable(DomainError):
 
     code = "dependency_unavailable"
     default_message = "A part of the system is not reachable right now. Nothing was spent."
+
+
+def _tree(root: type[DomainError]) -> list[type[DomainError]]:
+    return [root, *(found for child in root.__subclasses__() for found in _tree(child))]
+
+
+def from_code(code: str, message: str | None = None, details: Mapping[str, Any] | None = None) -> DomainError:
+    """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
+    known = {error.code: error for error in _tree(DomainError) if error.__module__ == __name__}
+    error = known.get(code, NodeFailed)(message)
+    error.details = dict(details or {})  # not as keywords: a node names them
+    return error

@@ -12,7 +12,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 ROLE = env.text("FDROUTER_ROLE", choices=("coordinator", "node", "all"))
 IS_COORDINATOR = ROLE in ("coordinator", "all")
 IS_NODE = ROLE in ("node", "all")
-IDENTITY_DIR = env.path("FDROUTER_IDENTITY_DIR")
+IDENTITY_DIR = env.file_path("FDROUTER_IDENTITY_DIR", BASE_DIR / "identity")
 NODE_ID = env.text("FDROUTER_NODE_ID", "")
 HOSPITAL_ID = env.text("FDROUTER_HOSPITAL_ID", NODE_ID)
 
@@ -162,19 +162,18 @@ LEASE_SECONDS = env.number("FDROUTER_LEASE_SECONDS", 10.0, minimum=1.0)
 RESERVATION_SECONDS = env.integer("FDROUTER_RESERVATION_SECONDS", 900, minimum=10)
 ANSWER_TIMEOUT_SECONDS = env.number("FDROUTER_ANSWER_TIMEOUT_SECONDS", 300.0, minimum=1.0)
 MAX_ATTEMPTS = env.integer("FDROUTER_MAX_ATTEMPTS", 3, minimum=1)
-ADMISSION_BATCH = {"limit": 16, "linger": 0.001, "enough": 4}
 NODE_CONNECT_SECONDS = env.number("FDROUTER_NODE_CONNECT_SECONDS", 5.0, minimum=0.1)
 NODE_READ_SECONDS = env.number("FDROUTER_NODE_READ_SECONDS", 120.0, minimum=0.1)
 
 # --- the node ---------------------------------------------------------------------------------------------------
 ENGINE_URL = env.text("FDROUTER_ENGINE_URL", "http://127.0.0.1:8100")
 ENGINE_MODEL = env.text("FDROUTER_ENGINE_MODEL", "smollm2-135m-instruct")
-MODEL_DIR = env.path("FDROUTER_MODEL_DIR")
+MODEL_DIR = env.file_path("FDROUTER_MODEL_DIR", BASE_DIR / "model")
 DATA_PATH = env.path("FDROUTER_DATA_PATH")
 ENGINE_READ_SECONDS = env.number("FDROUTER_ENGINE_READ_SECONDS", 90.0, minimum=0.1)
 
 # --- policy and quotas ------------------------------------------------------------------------------------------
-POLICY_FILE = env.path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
+POLICY_FILE = env.file_path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
 
 # --- time, language ---------------------------------------------------------------------------------------------
 USE_TZ = True

@@ -125,7 +125,7 @@ def _or_empty(value: Any) -> Any:
 
 def _kind(value: Any) -> Kind:
     try:
-        return Kind(_or_empty(value) or Kind.GENERAL)
+        return Kind(Kind.GENERAL if value is None or value == "" else value)
     except ValueError:
         known = ", ".join(Kind.values)
         raise InvalidParameter(f"Unknown kind. Kinds are: {known}.", field="privacy.kind") from None

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 T = TypeVar("T")
+
+
+class Limits(TypedDict):
+    """How a batch is cut; see :class:`Batcher`."""
+
+    limit: int
+    linger: float
+    enough: int
+
+
+# 1 ms or 4 items, 16 at most: unlimited batches move in convoys and lose latency (measured).
+BATCH: Limits = {"limit": 16, "linger": 0.001, "enough": 4}
 
 
 def resolve(future: asyncio.Future[T], value: T) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -35,8 +36,19 @@ def in_thread(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return sync_to_async(tidy, thread_sensitive=False)
 
 
+def _is_lost(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether an idle connection has ended. The server speaks to an idle client only to say goodbye, so something to
+    read means the end; at worst a harmless notice costs a new connection. Asks the kernel alone: no round trip.
+    """
+    if connection.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
 class Reconnecting:
-    """Hands out one autocommit connection at a time; a broken one is thrown away and replaced on next use."""
+    """Hands out one autocommit connection at a time; a broken one is thrown away and replaced before its next use."""
 
     def __init__(self) -> None:
         self._connection: psycopg.AsyncConnection[Any] | None = None
@@ -46,7 +58,9 @@ class Reconnecting:
     async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Raises :class:`psycopg.Error` when the server cannot be reached."""
         async with self._lock:
-            if self._connection is None or self._connection.closed:
+            if self._connection is not None and _is_lost(self._connection):
+                await self.close()
+            if self._connection is None:
                 self._connection = await psycopg.AsyncConnection.connect(
                     settings.DATABASE_URL, autocommit=True, prepare_threshold=0, connect_timeout=5
                 )

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg
@@ -23,7 +23,7 @@ from psycopg.types.json import Jsonb
 
 from fdrouter import crypto
 from federation import frames, outcome
-from federation.batching import Batcher, resolve
+from federation.batching import BATCH, Batcher, resolve
 from federation.database import Reconnecting
 from federation.frames import Frame
 from federation.gateway import Answer, Call, CallFailed, Gateway, Progress
@@ -110,7 +110,7 @@ class Dispatcher:
         self._stopping: set[uuid.UUID] = set()
         self._claims: Batcher[list[uuid.UUID]] = Batcher(self._claim)
         self._outbox: Batcher[tuple[str, bytes, int, bytes]] = Batcher(self._send)
-        self._endings: Batcher[tuple[Ending, asyncio.Future[bool]]] = Batcher(self._finish, **settings.ADMISSION_BATCH)
+        self._endings: Batcher[tuple[Ending, asyncio.Future[bool]]] = Batcher(self._finish, **BATCH)
         await self._network.refresh(self._lease_db)
         loop = asyncio.get_running_loop()
         self._background = [
@@ -133,9 +133,9 @@ class Dispatcher:
         for row in rows:
             task = self._loop.create_task(self._run(row, planned.get(str(row.id))))
             self._running[row.id] = task
-            task.add_done_callback(lambda _, key=row.id: self._ended(key))
+            task.add_done_callback(partial(self._ended, row.id))
 
-    def _ended(self, key: uuid.UUID) -> None:
+    def _ended(self, key: uuid.UUID, task: asyncio.Task[None]) -> None:
         self._running.pop(key, None)
         self._stopping.discard(key)
 
@@ -273,7 +273,7 @@ class Dispatcher:
             (list(departments),),
         )
         by_membership = dict(await cursor.fetchall())
-        cursor = await connection.execute(sql, (list(keys | set(by_membership.values())),))  # type: ignore[arg-type]
+        cursor = await connection.execute(sql, (list(keys | set(by_membership.values())),))
         left: dict[str, int] = dict(await cursor.fetchall())
         left |= {f"membership:{pk}": left.get(key, 0) for pk, key in by_membership.items()}
         return left
@@ -283,8 +283,8 @@ class Dispatcher:
 
     async def _send(self, items: list[tuple[str, bytes, int, bytes]]) -> None:
         channels: dict[str, list[tuple[bytes, int, bytes]]] = defaultdict(list)
-        for reply_to, *frame in items:
-            channels[reply_to].append((frame[0], frame[1], frame[2]))
+        for reply_to, key, kind, sealed in items:
+            channels[reply_to].append((key, kind, sealed))
         for channel, batch in channels.items():
             try:
                 await self._redis.publish(channel, frames.pack_batch(batch))

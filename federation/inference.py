@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 from kombu.exceptions import KombuError
 
-from fdrouter import api, crypto
+from fdrouter import crypto, errors
 from fdrouter.errors import (
     DependencyUnavailable,
     DomainError,
@@ -29,7 +29,7 @@ from fdrouter.errors import (
 from federation import admission, frames, selectors
 from federation.admission import Credential, Prepared
 from federation.asks import Ask
-from federation.batching import Batcher, resolve
+from federation.batching import BATCH, Batcher, resolve
 from federation.database import Reconnecting, in_thread
 from federation.frames import Frame
 from federation.models import Inference
@@ -51,9 +51,7 @@ class InferenceService:
         self._waiting: dict[bytes, list[asyncio.Queue[tuple[int, Any]]]] = {}
         self._unread: dict[bytes, asyncio.Queue[tuple[int, Any]]] = {}
         self._actors = admission.Actors()
-        self._admissions: Batcher[tuple[Prepared, asyncio.Future[_Verdict]]] = Batcher(
-            self._flush, **settings.ADMISSION_BATCH
-        )
+        self._admissions: Batcher[tuple[Prepared, asyncio.Future[_Verdict]]] = Batcher(self._flush, **BATCH)
         self._database = Reconnecting()
         self._redis = redis.from_url(settings.REDIS_URL)
         self._models: frozenset[str] = frozenset()
@@ -245,14 +243,14 @@ def failure(data: dict[str, Any]) -> dict[str, Any]:
     if data["state"] == InferenceState.CANCELLED:
         code, message = "cancelled", "The request was stopped."
     else:
-        error = api.from_code(data["code"])
+        error = errors.from_code(data["code"])
         code, message = error.code, error.message
     return {"id": data["id"], "code": code, "message": message, "details": details, "charged": charged}
 
 
 def error_of(failure: dict[str, Any]) -> DomainError:
     """The error that a FAILED frame stands for."""
-    error = api.from_code(failure["code"], failure["message"], failure["details"])
+    error = errors.from_code(failure["code"], failure["message"], failure["details"])
     error.details = {**error.details, "charged": failure["charged"], "id": failure["id"]}
     return error
 

@@ -11,7 +11,7 @@ from typing import Any
 from accounts.models import CareRelation
 from accounts.policy import PURPOSES
 from accounts.principals import Principal
-from fdrouter import api
+from fdrouter import errors
 from fdrouter.errors import DomainError
 from federation import selectors
 from federation.asks import MAX_PROMPT_BYTES
@@ -202,7 +202,7 @@ def trouble_of(found: selectors.Request) -> Trouble | None:
     if row.state != InferenceState.FAILED:
         return None
     details = {name: value for name, value in row.details.items() if name != "charged"}
-    return trouble(api.from_code(row.reason, None, details), charged=found.cost > 0)
+    return trouble(errors.from_code(row.reason, None, details), charged=found.cost > 0)
 
 
 # --- a request's receipt and its course ---------------------------------------------------------------------------

@@ -123,9 +123,13 @@ def main():
             for k in ("rps", "p50_ms", "p95_ms", "p99_ms"):
                 row[k] = round(statistics.median(r[k] for r in rs), 3)
             row["rps_range"] = [min(r["rps"] for r in rs), max(r["rps"] for r in rs)]
-            row["rps_ratio"] = round(statistics.median(r["rps"] / b["rps"] for r, b in zip(rs, runs[base])), 4)
+            row["rps_ratio"] = round(
+                statistics.median(r["rps"] / b["rps"] for r, b in zip(rs, runs[base], strict=True)), 4
+            )
             for k in ("p50_ms", "p95_ms", "p99_ms"):
-                row["added_" + k] = round(statistics.median(r[k] - b[k] for r, b in zip(rs, runs[base])), 3)
+                row["added_" + k] = round(
+                    statistics.median(r[k] - b[k] for r, b in zip(rs, runs[base], strict=True)), 3
+                )
             row["requests"] = sum(r["requests"] for r in rs)
             row["errors"] = sum(r["non2xx"] + r["socket_errors"] for r in rs)
             if targets[n]["pid"]:

@@ -11,6 +11,7 @@ python3 probe.py burst --url http://127.0.0.1:4000/v1/chat/completions --key KEY
 import argparse
 import asyncio
 import collections
+import itertools
 import json
 import statistics
 import time
@@ -63,7 +64,10 @@ async def call(opts, stream, gate=None):
 
 def spread(ms):
     ms = sorted(ms)
-    pick = lambda q: round(ms[min(len(ms) - 1, int(q * len(ms)))], 2)
+
+    def pick(q):
+        return round(ms[min(len(ms) - 1, int(q * len(ms)))], 2)
+
     return {"p50_ms": pick(0.5), "p95_ms": pick(0.95), "p99_ms": pick(0.99)}
 
 
@@ -80,7 +84,7 @@ async def ttft(opts):
                 got.append((times, total))
 
     await asyncio.gather(*(worker() for _ in range(opts.conc)))
-    gaps = [(b - a) * 1000 for t, _ in got for a, b in zip(t, t[1:])]
+    gaps = [(b - a) * 1000 for t, _ in got for a, b in itertools.pairwise(t)]
     print(
         json.dumps(
             {

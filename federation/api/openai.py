@@ -15,7 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from accounts.principals import token_digest
 from fdrouter import api
-from fdrouter.errors import DomainError, InvalidParameter, NotFound, Unauthenticated
+from fdrouter.errors import DomainError, InvalidParameter, NotFound, Unauthenticated, UnknownModel
 from federation import asks, inference, selectors
 from federation.admission import Credential, load_actor
 from federation.asks import Ask, PrivacyOptions
@@ -227,7 +227,7 @@ async def model(request: HttpRequest, name: str) -> HttpResponseBase:
         return api.method_not_allowed("GET")
     try:
         if name not in await _models_for(request):
-            raise api.from_code("model_not_found")
+            raise UnknownModel
     except DomainError as error:
         return api.openai_response(error)
     return _json({"id": name, "object": "model", "created": 0, "owned_by": "fdrouter"})

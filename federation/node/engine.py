@@ -106,8 +106,13 @@ class EngineClient:
         temperature: float = 0.2,
         top_p: float = 1.0,
         stop: Sequence[str] = (),
+        private: bool = False,
     ) -> AsyncIterator[str | Usage]:
-        """Texts of the answer as they come, then one :class:`Usage`. Closing the iterator aborts the request."""
+        """Texts of the answer as they come, then one :class:`Usage`. Closing the iterator aborts the request.
+
+        With ``private`` the prompt is never found in the engine's prefix cache again: how fast another request is
+        answered then tells nothing about it.
+        """
         body = {
             "messages": chat_messages(messages),
             "max_tokens": max_tokens,
@@ -115,6 +120,8 @@ class EngineClient:
             "top_p": top_p,
             "stop": list(stop),
         }
+        if private:
+            body["cache_salt"] = secrets.token_urlsafe(32)
         reason: str | None = None
         usage: Mapping[str, Any] = {}
         stream = self._events("/v1/chat/completions", body, read=self._timeouts.read)

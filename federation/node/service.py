@@ -109,7 +109,8 @@ async def _work(message: Message, engine: EngineClient, progress: _Progress) -> 
 async def _chat(
     messages: list[dict[str, str]], message: Message, engine: EngineClient, progress: _Progress
 ) -> AsyncIterator[dict[str, Any]]:
-    stream = engine.chat(messages, max_tokens=message.max_tokens, temperature=message.temperature)
+    private = message.kind is not Kind.GENERAL
+    stream = engine.chat(messages, max_tokens=message.max_tokens, temperature=message.temperature, private=private)
     async for item in stream:
         if isinstance(item, Usage):
             progress.finish_reason = item.finish_reason

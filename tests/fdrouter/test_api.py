@@ -64,19 +64,19 @@ def test_an_unlisted_error_takes_the_status_of_its_parent() -> None:
 
 @pytest.mark.parametrize("error", CONCRETE, ids=lambda error: error.__name__)
 def test_a_stored_code_becomes_its_error_again(error: type[errors.DomainError]) -> None:
-    found = api.from_code(error.code, "Said so.", {"scope": "user"})
+    found = errors.from_code(error.code, "Said so.", {"scope": "user"})
     assert type(found) is error
     assert (found.message, dict(found.details)) == ("Said so.", {"scope": "user"})
 
 
 @pytest.mark.parametrize("code", ["", "nonsense", "domain_error", "__init__"])
 def test_an_unknown_code_is_a_failure_of_the_node(code: str) -> None:
-    assert type(api.from_code(code)) is errors.NodeFailed
+    assert type(errors.from_code(code)) is errors.NodeFailed
 
 
 @pytest.mark.parametrize("name", ["message", "self", "code", "details"])
 def test_details_that_a_node_names_cannot_break_the_error(name: str) -> None:
-    found = api.from_code("node_failed", "Said so.", {name: "x"})
+    found = errors.from_code("node_failed", "Said so.", {name: "x"})
     assert (found.message, dict(found.details)) == ("Said so.", {name: "x"})
 
 
