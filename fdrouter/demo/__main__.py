@@ -1,4 +1,4 @@
-"""``python -m fdrouter.demo up | check | reset``: what ``make demo``, ``demo-check`` and ``demo-reset`` run."""
+"""``python -m fdrouter.demo up | check | reset | screenshots``: what the Makefile's targets of these names run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fdrouter.demo.layout import PROJECT, Layout
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fdrouter.demo", description=__doc__)
-    parser.add_argument("command", choices=("up", "check", "reset"))
+    parser.add_argument("command", choices=("up", "check", "reset", "screenshots"))
     parser.add_argument("--state", type=Path, default=PROJECT / ".demo", help="folder of the demo's files")
     options = parser.parse_args(arguments)
     layout, console = Layout(options.state.resolve()), Console()
@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fdrouter.demo import up
 
         return up.reset(layout, console)
+    if options.command == "screenshots":
+        from fdrouter.demo import screenshots
+
+        return screenshots.take(layout, console)
     from fdrouter.demo import check
 
     return check.check(layout, console)
