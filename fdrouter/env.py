@@ -65,26 +65,11 @@ def words(name: str, default: str = "") -> list[str]:
 
 
 @overload
-def file_path(name: str, default: Path) -> Path:
-    """A file-system path that is always known."""
-    return Path(os.environ.get(name) or default)
-
-
 def path(name: str, default: Path) -> Path: ...
 
 
 @overload
-def file_path(name: str, default: Path) -> Path:
-    """A file-system path that is always known."""
-    return Path(os.environ.get(name) or default)
-
-
 def path(name: str, default: None = None) -> Path | None: ...
-
-
-def file_path(name: str, default: Path) -> Path:
-    """A file-system path that is always known."""
-    return Path(os.environ.get(name) or default)
 
 
 def path(name: str, default: Path | None = None) -> Path | None:

@@ -12,7 +12,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 ROLE = env.text("FDROUTER_ROLE", choices=("coordinator", "node", "all"))
 IS_COORDINATOR = ROLE in ("coordinator", "all")
 IS_NODE = ROLE in ("node", "all")
-IDENTITY_DIR = env.file_path("FDROUTER_IDENTITY_DIR", BASE_DIR / "identity")
+IDENTITY_DIR = env.path("FDROUTER_IDENTITY_DIR", BASE_DIR / "identity")
 NODE_ID = env.text("FDROUTER_NODE_ID", "")
 HOSPITAL_ID = env.text("FDROUTER_HOSPITAL_ID", NODE_ID)
 
@@ -168,12 +168,12 @@ NODE_READ_SECONDS = env.number("FDROUTER_NODE_READ_SECONDS", 120.0, minimum=0.1)
 # --- the node ---------------------------------------------------------------------------------------------------
 ENGINE_URL = env.text("FDROUTER_ENGINE_URL", "http://127.0.0.1:8100")
 ENGINE_MODEL = env.text("FDROUTER_ENGINE_MODEL", "smollm2-135m-instruct")
-MODEL_DIR = env.file_path("FDROUTER_MODEL_DIR", BASE_DIR / "model")
+MODEL_DIR = env.path("FDROUTER_MODEL_DIR", BASE_DIR / "model")
 DATA_PATH = env.path("FDROUTER_DATA_PATH")
 ENGINE_READ_SECONDS = env.number("FDROUTER_ENGINE_READ_SECONDS", 90.0, minimum=0.1)
 
 # --- policy and quotas ------------------------------------------------------------------------------------------
-POLICY_FILE = env.file_path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
+POLICY_FILE = env.path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
 
 # --- time, language ---------------------------------------------------------------------------------------------
 USE_TZ = True
