@@ -240,12 +240,8 @@ def failure(data: dict[str, Any]) -> dict[str, Any]:
     """``{"id", "code", "message", "details", "charged"}`` for the asker, from a FAILED frame or an ended row."""
     details = dict(data["details"])
     charged = bool(details.pop("charged", False))
-    if data["state"] == InferenceState.CANCELLED:
-        code, message = "cancelled", "The request was stopped."
-    else:
-        error = errors.from_code(data["code"])
-        code, message = error.code, error.message
-    return {"id": data["id"], "code": code, "message": message, "details": details, "charged": charged}
+    error = errors.Cancelled() if data["state"] == InferenceState.CANCELLED else errors.from_code(data["code"])
+    return {"id": data["id"], "code": error.code, "message": error.message, "details": details, "charged": charged}
 
 
 def error_of(failure: dict[str, Any]) -> DomainError:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from celery import shared_task
+from celery.signals import worker_ready
 
 log = logging.getLogger(__name__)
+DISPATCH_QUEUE = "dispatch"
+
+
+@worker_ready.connect
+def begin_sweeping(sender: Any, **_: Any) -> None:
+    """A dispatch worker looks for lost rows from its start on, not from its first message on."""
+    if DISPATCH_QUEUE in sender.app.amqp.queues.consume_from:
+        from federation.dispatch import dispatcher
+
+        dispatcher()
 
 
 @shared_task(name="federation.tasks.dispatch")

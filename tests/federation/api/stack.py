@@ -104,7 +104,9 @@ class Database:
     def restart(self) -> None:
         """What a restart of the server means to its clients: every session ends at once."""
         with psycopg.connect(self._administration, autocommit=True) as server:
-            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self._name])
+            server.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [self._name]
+            )
         connection.close()
 
 
