@@ -34,7 +34,7 @@ class Network:
         for pk, name, hospital, url, transport, models, keys, status, fingerprint in await database.fetch(_NODES):
             try:
                 public = load_public(keys) if keys else None
-            except (KeyError, ValueError):
+            except (KeyError, ValueError, TypeError):
                 continue
             found[pk] = NodeEndpoint(pk, name, hospital, url, transport, frozenset(models), public, status, fingerprint)
         self._nodes = found

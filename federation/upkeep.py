@@ -7,11 +7,11 @@ import logging
 import math
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.utils import timezone
 
 from fdrouter.evidence import Event, record
+from federation.database import in_thread
 from federation.gateway import CallFailed, Gateway, NodeEndpoint
 from federation.identity import load_public
 from federation.models import Inference, Node, Transport
@@ -48,7 +48,7 @@ def _is_block(block: Any) -> bool:
 async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
     try:
         status = await gateway.health(_endpoint(node))
-    except (CallFailed, ValueError, KeyError) as error:
+    except (CallFailed, ValueError, KeyError, TypeError) as error:
         reason = error.code if isinstance(error, CallFailed) else "bad_keys"
         log.info("node not healthy", extra={"node": node.pk, "reason": reason})
         return {**node.status, "healthy": False, "checked_at": timezone.now().isoformat()}
@@ -74,5 +74,5 @@ async def probe_nodes() -> int:
             seen = {"last_seen_at": timezone.now()} if status["healthy"] else {}
             Node.objects.filter(pk=node.pk).update(status=status, **seen)
 
-    await sync_to_async(save, thread_sensitive=False)()
+    await in_thread(save)()
     return sum(bool(status["healthy"]) for status in statuses)
