@@ -23,3 +23,7 @@ DROP TRIGGER IF EXISTS compliance_report_guard ON compliance_report;
 CREATE TRIGGER compliance_report_guard BEFORE UPDATE OR DELETE ON compliance_report
   FOR EACH ROW EXECUTE FUNCTION report_guard();
 ALTER TABLE compliance_report ENABLE ALWAYS TRIGGER compliance_report_guard;
+DROP TRIGGER IF EXISTS compliance_report_no_truncate ON compliance_report;
+CREATE TRIGGER compliance_report_no_truncate BEFORE TRUNCATE ON compliance_report
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+ALTER TABLE compliance_report ENABLE ALWAYS TRIGGER compliance_report_no_truncate;

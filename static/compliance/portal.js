@@ -25,7 +25,11 @@
     const value = { beginAtZero: true, stacked: spec.stacked, grid: { color: line }, border: { display: false },
       ticks: { color: ink, precision: spec.unit === "requests" ? 0 : undefined }, title: { display: true, text: spec.unit, color: ink } };
     const label = { stacked: spec.stacked, grid: { display: false }, border: { color: line },
-      ticks: { color: resolved("--ink"), autoSkip: !spec.horizontal, maxRotation: 0 } };
+      ticks: { color: resolved("--ink"), autoSkip: !spec.horizontal, maxRotation: 0,
+        callback(value) { /* narrow screens: the table below has the whole name */
+          const name = this.getLabelForValue(value);
+          return this.chart.width < 480 && name.length > 16 ? `${name.slice(0, 15)}…` : name;
+        } } };
     return {
       indexAxis: spec.horizontal ? "y" : "x",
       responsive: true,
