@@ -230,6 +230,7 @@ CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = {
     "expire-reservations": {"task": "federation.tasks.expire_reservations", "schedule": 30.0},
     "probe-nodes": {"task": "federation.tasks.probe_nodes", "schedule": 10.0},
+    "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
 }
 
 # --- logs: ids, sizes and digests only --------------------------------------------------------------------------
@@ -243,6 +244,9 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "axes": {"level": "ERROR"},
         "aiohttp.access": {"level": "ERROR"},
+        "httpx": {"level": "WARNING"},
+        "fontTools": {"level": "WARNING"},
+        "weasyprint": {"level": "WARNING"},
     },
 }
 AUDITLOG_INCLUDE_ALL_MODELS = False

@@ -106,6 +106,7 @@ class Inference(models.Model):
         indexes = [
             models.Index(fields=["lease"], condition=Q(state__in=["queued", "dispatched"]), name="inference_open"),
             models.Index(fields=["user", "-created_at"], name="inference_by_user"),
+            models.Index(fields=["created_at"], name="inference_by_time"),
         ]
 
     def __str__(self) -> str:

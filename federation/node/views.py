@@ -29,7 +29,7 @@ _encode = msgspec.json.Encoder().encode
 
 @lru_cache(maxsize=1)
 def _prompts() -> PromptBuilder:
-    return PromptBuilder(settings.MODEL_DIR)
+    return PromptBuilder(str(settings.MODEL_DIR))
 
 
 def engine_client(session: aiohttp.ClientSession) -> EngineClient:

@@ -32,6 +32,11 @@ def user(network: Network) -> User:
     return person
 
 
+def _client(network: Network, person: User) -> Any:
+    """The official client; untyped, since its types know neither our plain dictionaries nor ``privacy``."""
+    return network.openai(person)
+
+
 def _execute(network: Network, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     with psycopg.connect(network.database_url, autocommit=True) as connection:
         cursor = connection.execute(sql, parameters)
@@ -60,7 +65,7 @@ def _reservation(network: Network, request_id: str) -> str:
     return str(rows[0][0])
 
 
-def _stream(client: openai.OpenAI, messages: Any, **options: Any) -> Iterator[Any]:
+def _stream(client: Any, messages: Any, **options: Any) -> Iterator[Any]:
     return iter(client.chat.completions.create(model=MODEL, messages=messages, stream=True, **options))
 
 
@@ -77,8 +82,8 @@ def _kinds(network: Network, request_id: str) -> list[str]:
 
 
 def test_every_step_of_a_cohort_answer_leaves_evidence(network: Network, user: User) -> None:
-    with network.openai(user) as client:
-        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})  # type: ignore[arg-type]
+    with _client(network, user) as client:
+        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
     privacy = answer.model_extra["privacy"] if answer.model_extra else {}
     assert privacy["kind"] == "cohort.text" and privacy["epsilon"] == 3.0 and privacy["adjacency"] == "swap"
     assert (
@@ -99,22 +104,22 @@ def test_every_step_of_a_cohort_answer_leaves_evidence(network: Network, user: U
 def test_the_same_key_twice_is_answered_once_and_charged_once(network: Network, user: User) -> None:
     privacy = SMALL | {"idempotency_key": uuid.uuid4().hex}
     before = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
-    with network.openai(user) as client:
+    with _client(network, user) as client:
         first, second = (
-            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})  # type: ignore[arg-type]
+            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
             for _ in range(2)
         )
         other = [{"role": "user", "content": "Something else?"}]
         with pytest.raises(openai.ConflictError):
-            client.chat.completions.create(model=MODEL, messages=other, extra_body={"privacy": privacy})  # type: ignore[arg-type]
+            client.chat.completions.create(model=MODEL, messages=other, extra_body={"privacy": privacy})
     assert first.id == second.id and first.choices[0].message.content == second.choices[0].message.content
     after = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
     assert after - before == 2 * 3_000_000  # the person's scope and the department's
 
 
 def test_an_answer_is_there_after_the_browser_left(network: Network, user: User) -> None:
-    with network.openai(user) as client:
-        stream = client.chat.completions.create(model=MODEL, messages=LONG, stream=True, max_tokens=60)  # type: ignore[call-overload]
+    with _client(network, user) as client:
+        stream = client.chat.completions.create(model=MODEL, messages=LONG, stream=True, max_tokens=60)
         _first_text(iter(stream))
         stream.close()
     ended = _ended(network, user, _latest(network))
@@ -122,8 +127,8 @@ def test_an_answer_is_there_after_the_browser_left(network: Network, user: User)
 
 
 def test_a_stopped_request_ends_at_once_and_stays_charged(network: Network, user: User) -> None:
-    with network.openai(user) as client:
-        stream = client.chat.completions.create(  # type: ignore[call-overload]
+    with _client(network, user) as client:
+        stream = client.chat.completions.create(
             model=MODEL, messages=QUESTION, stream=True, extra_body={"privacy": SMALL}
         )
         _first_text(iter(stream))
@@ -138,21 +143,21 @@ def test_a_stopped_request_ends_at_once_and_stays_charged(network: Network, user
 
 
 def test_without_a_node_nothing_is_charged(network: Network, user: User) -> None:
-    with network.without("node-northfield"), network.openai(user) as client:
+    with network.without("node-northfield"), _client(network, user) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})  # type: ignore[arg-type]
+            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
         assert caught.value.status_code == 503 and caught.value.code == "no_node"
         assert _reservation(network, _latest(network)) == "released"
 
 
 def test_another_hospital_answers_a_general_question_when_a_node_is_down(network: Network, user: User) -> None:
-    with network.without("node-northfield"), network.openai(user) as client:
-        answer = client.chat.completions.create(model=MODEL, messages=LONG, max_tokens=5)  # type: ignore[arg-type]
+    with network.without("node-northfield"), _client(network, user) as client:
+        answer = client.chat.completions.create(model=MODEL, messages=LONG, max_tokens=5)
     assert (answer.model_extra or {})["node"]["id"] == "lakeside"
 
 
 def test_redis_restarts_under_a_request(network: Network, user: User) -> None:
-    with network.openai(user) as client:
+    with _client(network, user) as client:
         stream = _stream(client, LONG, max_tokens=120)
         _first_text(stream)
         with network.without("redis"):
@@ -163,8 +168,8 @@ def test_redis_restarts_under_a_request(network: Network, user: User) -> None:
 
 
 def test_the_worker_is_killed_under_a_request(network: Network, user: User) -> None:
-    with network.openai(user) as client:
-        stream = client.chat.completions.create(  # type: ignore[call-overload]
+    with _client(network, user) as client:
+        stream = client.chat.completions.create(
             model=MODEL, messages=QUESTION, stream=True, extra_body={"privacy": SMALL}
         )
         iterator = iter(stream)
@@ -182,7 +187,7 @@ def test_the_worker_is_killed_under_a_request(network: Network, user: User) -> N
 
 
 def test_the_coordinator_is_killed_under_a_request(network: Network, user: User) -> None:
-    with network.openai(user) as client:
+    with _client(network, user) as client:
         stream = _stream(client, LONG, max_tokens=60)
         _first_text(stream)
         request_id = _latest(network)
@@ -192,7 +197,7 @@ def test_the_coordinator_is_killed_under_a_request(network: Network, user: User)
 
 
 def test_postgresql_restarts_under_a_request(network: Network, user: User) -> None:
-    with network.openai(user) as client:
+    with _client(network, user) as client:
         stream = _stream(client, LONG, max_tokens=150)
         _first_text(stream)
         request_id = _latest(network)
@@ -207,7 +212,7 @@ def test_postgresql_restarts_under_a_request(network: Network, user: User) -> No
 
 
 def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user: User) -> None:
-    with network.openai(user) as client:
+    with _client(network, user) as client:
         stream = _stream(client, QUESTION, extra_body={"privacy": SMALL | {"contexts": 96, "max_tokens": 24}})
         _first_text(stream)
         request_id = _latest(network)
@@ -233,8 +238,8 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
 )
 def test_a_bad_request_costs_nothing(network: Network, user: User, privacy: dict[str, Any], status: int) -> None:
     before = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")
-    with network.openai(user) as client, pytest.raises(openai.APIStatusError) as caught:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})  # type: ignore[arg-type]
+    with _client(network, user) as client, pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
     assert caught.value.status_code == status
     body = json.loads(caught.value.response.text)["error"]
     assert body["message"] and body["code"]
@@ -246,6 +251,6 @@ def test_a_department_that_spent_its_quota_is_told_so(network: Network) -> None:
     with network.http(researcher) as http:
         http.get("/api/budget").raise_for_status()
     _execute(network, "UPDATE privacy_scope SET cap = 2000000 WHERE label = 'Research' AND unit = 'micro_epsilon'")
-    with network.openai(researcher) as client, pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})  # type: ignore[arg-type]
+    with _client(network, researcher) as client, pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
     assert caught.value.code == "quota_spent" and "Research" in caught.value.message
