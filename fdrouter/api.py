@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 from django.http import HttpResponse
 from rest_framework.exceptions import APIException, AuthenticationFailed, NotAuthenticated
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 from rest_framework.views import set_rollback
@@ -113,30 +114,35 @@ def method_not_allowed(*allowed: str) -> HttpResponse:
     return HttpResponse(data, status=405, content_type="application/json", headers={"Allow": methods})
 
 
-def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     """DRF's handler: domain errors become problem details, DRF's own keep their status in the same shape.
 
     A fault becomes a 500 that says nothing about it; the log gets its type and place.
     """
+    if (request := context.get("request")) is not None:
+        request.accepted_renderer = JSONRenderer()  # whatever the view gives when all is well
     if (error := as_domain_error(exc)) is not None:
         set_rollback()
-        return Response(problem(error), status=status_of(error), content_type="application/problem+json")
+        return _problem_response(problem(error), status_of(error))
     response = drf_exception_handler(exc, context)
     if response is None:
         set_rollback()
         log.error("unhandled error", exc_info=exc, extra={"reason": type(exc).__name__})
-        body = {"type": "urn:fdrouter:problem:internal_error", "title": "Something went wrong.", "status": 500}
-        return Response(
-            body | {"code": "internal_error", "details": {}}, status=500, content_type="application/problem+json"
-        )
+        return _problem_response(_bare_problem("internal_error", "Something went wrong."), 500)
     if isinstance(exc, NotAuthenticated | AuthenticationFailed):
         body = problem(errors.Unauthenticated())
     else:
         code = exc.default_code if isinstance(exc, APIException) else "not_found"
         detail = getattr(exc, "detail", "Not found.")
         title = detail if isinstance(detail, str) else errors.InvalidParameter.default_message
-        body = {"type": f"urn:fdrouter:problem:{code}", "title": title[:300]}
-        body |= {"code": code, "details": response.data if isinstance(response.data, dict) else {}}
-    response.data = body | {"status": response.status_code}
-    response.content_type = "application/problem+json"
-    return response
+        body = _bare_problem(code, title[:300], response.data if isinstance(response.data, dict) else {})
+    return _problem_response(body, response.status_code, dict(response.headers))
+
+
+def _bare_problem(code: str, title: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": f"urn:fdrouter:problem:{code}", "title": title, "code": code, "details": details or {}}
+
+
+def _problem_response(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
+    kept = {name: value for name, value in (headers or {}).items() if name.lower() != "content-type"}
+    return Response(body | {"status": status}, status, headers=kept, content_type="application/problem+json")

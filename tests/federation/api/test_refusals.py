@@ -39,7 +39,7 @@ def refused(stack: Stack, person: Person, response: Any, status: int, code: str)
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer nonsense", "Basic YWRhOnB3", "Bearer \u00ff"])
 @pytest.mark.parametrize("path", ["chat/completions", "models", "models/steady"])
 def test_without_a_valid_token_there_is_nothing(stack: Stack, path: str, header: str | None) -> None:
-    headers = {"Authorization": header.encode("latin-1")} if header else None
+    headers = {b"Authorization": header.encode("latin-1")} if header else None
     with stack.http(None) as client:
         if path == "chat/completions":
             response = client.post(f"/v1/{path}", json={"model": "steady", "messages": MESSAGES}, headers=headers)
