@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from fdrouter.demo import fingerprints, services
+from fdrouter.demo import fingerprints, probes, services
 from fdrouter.demo.fingerprints import Stamp
 from fdrouter.demo.layout import COORDINATOR, HOSPITALS, PROJECT, Node
-from fdrouter.demo.processes import Fleet, Part
+from fdrouter.demo.processes import POLL_SECONDS, Fleet, Part, PartFailed
 from fdrouter.demo.stack import MODEL_NAME, Stack, node_database, node_part
 from fdrouter.demo.stages import Step
 
 Tell = Callable[[str], None]
 UNCHANGED = "unchanged"
 STAMPS = "stamps"
+READY_SECONDS = 60.0
 COMPLETE = "complete.json"
 SEED_SOURCES = (
     PROJECT / "federation" / "demo_network.py",
@@ -52,7 +54,9 @@ class Plan:
         steps.append(Step("seed", "network, people and identities", self._seed, migrated))
         for node in nodes:
             steps.append(self._node_step("ingest", f"intake at {node.name}", self._ingest, node, "seed", "records"))
-        return [*steps, *self._start_steps()]
+        starts = self._start_steps()
+        ready = Step("ready", "every part sees the others", self._ready, tuple(start.name for start in starts))
+        return [*steps, *starts, ready]
 
     def _node_step(self, kind: str, title: str, action: Callable[[Node, Tell], str], node: Node, *after: str) -> Step:
         return Step(f"{kind}-{node.id}", title, lambda tell: action(node, tell), after)
@@ -82,6 +86,20 @@ class Plan:
             return ""
 
         return Step(f"start-{name}", title, action, after)
+
+    def _ready(self, tell: Tell) -> str:
+        """Waits until the coordinator reaches everything it needs, a healthy node included.
+
+        Raises:
+            PartFailed: it does not; the message says what is missing.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while missing := probes.not_ready(self._layout.coordinator_port):
+            tell(missing)
+            if time.monotonic() > deadline or self._fleet.stopping.is_set():
+                raise PartFailed(self._stack.coordinator(), f"is not ready ({missing})")
+            time.sleep(POLL_SECONDS)
+        return ""
 
     # --- servers -----------------------------------------------------------------------------------------------
 

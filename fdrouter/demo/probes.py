@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
@@ -44,6 +45,22 @@ def status(host: str, port: int, path: str, context: ssl.SSLContext | None = Non
         return None
     finally:
         connection.close()
+
+
+def not_ready(port: int, host: str = "127.0.0.1") -> str:
+    """What the coordinator's ``/ready`` misses, in words; empty when it misses nothing."""
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        states = json.loads(answer.read()).get("checks", {})
+    except (OSError, http.client.HTTPException, ValueError):
+        return "it does not answer"
+    finally:
+        connection.close()
+    if answer.status == HTTPStatus.OK:
+        return ""
+    return ", ".join(f"{name}: {state}" for name, state in states.items() if state != "ok") or f"status {answer.status}"
 
 
 def http_ok(port: int, path: str = "/health", host: str = "127.0.0.1") -> Probe:

@@ -23,6 +23,7 @@ import psutil
 
 POLL_SECONDS = 0.1
 TAIL_LINES = 20
+KILL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,9 +276,11 @@ def _session(leader: int, born: int) -> Iterator[psutil.Process]:
 
 
 def _kill_session(leader: int, born: int) -> None:
-    for process in list(_session(leader, born)):
+    left = list(_session(leader, born))
+    for process in left:
         with suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(left, timeout=KILL_SECONDS)  # A signal takes a moment to act.
 
 
 # --- what a killed supervisor left behind ----------------------------------------------------------------------
