@@ -11,9 +11,9 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fdrouter.settings")
 django.setup(set_prefix=False)
 
-from asgiref.sync import sync_to_async  # noqa: E402  (settings first)
-from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402  (settings first)
 
+from federation.database import in_thread  # noqa: E402
 from federation.node import calls  # noqa: E402
 
 _django = ASGIHandler()
@@ -31,7 +31,7 @@ async def application(
     while scope["type"] == "lifespan":
         message = await receive()
         if message["type"] == "lifespan.startup":
-            await sync_to_async(calls.give_up_interrupted, thread_sensitive=False)()
+            await in_thread(calls.give_up_interrupted)()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

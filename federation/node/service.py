@@ -11,11 +11,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 
 from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
 from federation import identity, sealing
+from federation.database import in_thread
 from federation.models import Kind, NodeCallState
 from federation.node import calls, search
 from federation.node.calls import Message, Outcome
@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 _CLOCK_SKEW_SECONDS = 60
 _WAIT_SECONDS = 1.0
 CHART_CHARACTERS = 4000
-
-
-def _db(function: Any) -> Any:
-    return sync_to_async(function, thread_sensitive=False)
 
 
 def open_message(data: bytes) -> Message:
@@ -53,7 +49,7 @@ def open_message(data: bytes) -> Message:
 async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[str, Any]]:
     """Events of one message. Closing the iterator early ends the call; what a model saw stays charged."""
     try:
-        call = await _db(calls.begin)(message)
+        call = await in_thread(calls.begin)(message)
     except Conflict:
         async for event in _repeat(message):
             yield event
@@ -67,17 +63,17 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
         async for event in _work(message, engine, progress):
             yield event
         outcome = Outcome(progress.text, progress.finish_reason, progress.prompt_tokens, progress.tokens)
-        receipt = await _db(calls.finish)(message, call, outcome)
+        receipt = await in_thread(calls.finish)(message, call, outcome)
         ended = True
         yield _answer(outcome, receipt)
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
-        charged = await _db(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
+        charged = await in_thread(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
         yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound))
     finally:
         if not ended:  # the coordinator went away, or something unforeseen: never leave a call open
-            await asyncio.shield(_db(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
+            await asyncio.shield(in_thread(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
 
 
 class _Progress:
@@ -121,7 +117,7 @@ async def _chat(
 
 
 async def _chart(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
-    record = await _db(_chart_text)(message.patient, _question(message))
+    record = await in_thread(_chart_text)(message.patient, _question(message))
     yield {"type": "progress", "text": "reading the patient's record"}
     progress.data_seen = True
     async for event in _chat(chart_messages(_question(message), record), message, engine, progress):
@@ -144,7 +140,7 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
     question = _question(message)
     # The number of slots is public; how many patients matched is not, and is told to nobody.
     yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
-    hits = await _db(search.top_patients)(question, limit=plan.contexts)
+    hits = await in_thread(search.top_patients)(question, limit=plan.contexts)
     progress.data_seen = True
     async for item in engine.decode_group(question, [hit.excerpt for hit in hits], plan):
         if isinstance(item, GroupSummary):
@@ -164,12 +160,12 @@ async def _repeat(message: Message) -> AsyncIterator[dict[str, Any]]:
     deadline = time.monotonic() + settings.ENGINE_READ_SECONDS
     while True:
         try:
-            call = await _db(calls.repeated)(message)
+            call = await in_thread(calls.repeated)(message)
         except DomainError as error:
             yield _error(error, charged=True, broken=False)
             return
         if call.state == NodeCallState.DONE:
-            outcome, receipt = await _db(calls.stored_answer)(call)
+            outcome, receipt = await in_thread(calls.stored_answer)(call)
             yield {"type": "delta", "text": outcome.text}
             yield _answer(outcome, receipt)
             return

@@ -8,13 +8,13 @@ from functools import lru_cache
 
 import aiohttp
 import msgspec
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
 from fdrouter.errors import DomainError
+from federation.database import in_thread
 from federation.node import health, service
 from federation.node.calls import Message
 from federation.node.engine import EngineClient, Timeouts
@@ -64,6 +64,6 @@ async def _events(message: Message) -> AsyncIterator[bytes]:
 async def health_view(request: HttpRequest) -> JsonResponse:
     """GET /node/health."""
     try:
-        return JsonResponse(await sync_to_async(health.document, thread_sensitive=False)())
+        return JsonResponse(await in_thread(health.document)())
     except DomainError as error:
         return JsonResponse({"code": error.code}, status=503)
