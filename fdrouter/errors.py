@@ -141,7 +141,7 @@ def _tree(root: type[DomainError]) -> list[type[DomainError]]:
 
 def from_code(code: str, message: str | None = None, details: Mapping[str, Any] | None = None) -> DomainError:
     """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
-    known = {error.code: error for error in _tree(DomainError) if error.__module__ == __name__}
+    known = {error.code: error for error in _tree(DomainError)[1:] if error.__module__ == __name__}
     error = known.get(code, NodeFailed)(message)
     error.details = dict(details or {})  # not as keywords: a node names them
     return error
