@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,27 +19,24 @@ from compliance.models import Event
 from fdrouter.errors import (
     BlockExhausted,
     Conflict,
-    DomainError,
     IdempotencyConflict,
     InvalidParameter,
     NodeFailed,
     PolicyDenied,
 )
-from federation import receipts, sealing
+from federation import receipts
 from federation.models import NodeCall
 from federation.node import blocks, calls, service
 from federation.node.calls import Message, Outcome
 from federation.node.engine import EngineClient
 from federation.node.models import CareAssignment, Patient
-from federation.sealing import BadEnvelope
 from privacy import ledger
 from privacy.dp import accounting
-from privacy.dp.text_plan import plan_text
 from privacy.models import Reservation, Scope
 from tests.federation.keys import ring
+from tests.federation.messages import PLAN, actor, message
 from tests.privacy.ledger.books import audit, race
 
-PLAN = plan_text(epsilon=3.0, contexts=128, max_tokens=8)
 OUTCOME = Outcome("In our records, it rains.", "stop", 200, 5)
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
@@ -54,34 +50,6 @@ def node(settings: Settings) -> None:
 @pytest.fixture
 def block(db: None) -> Scope:
     return blocks.create("northfield", "northfield", epsilon=10.0, delta=1e-5)
-
-
-def payload(kind: str = "cohort.text", **changes: Any) -> dict[str, Any]:
-    """What the coordinator puts into a message."""
-    now = int(time.time())
-    return {
-        "kind": kind,
-        "model": "smollm2-135m-instruct",
-        "messages": [{"role": "user", "content": "Does amiodarone cause tremor?"}],
-        "max_tokens": 64,
-        "temperature": 0.0,
-        "request_digest": "ab" * 32,
-        "purpose": "TREAT",
-        "patient": "nf-1" if kind == "chart" else "",
-        "actor": {"id": 7, "role": "attending", "hospital": "northfield", "department": "cardiology"},
-        "parameters": PLAN.to_event() if kind == "cohort.text" else {},
-        "issued_at": now,
-        "expires_at": now + 300,
-        **changes,
-    }
-
-
-def message(kind: str = "cohort.text", message_id: uuid.UUID | None = None, **changes: Any) -> Message:
-    return calls.parse(str(message_id or uuid.uuid4()), payload(kind, **changes))
-
-
-def actor(**changes: Any) -> dict[str, Any]:
-    return {**payload()["actor"], **changes}
 
 
 def used(block: Scope) -> int:
@@ -347,121 +315,6 @@ def test_what_a_restart_finds_running_is_given_up_and_stays_charged(block: Scope
         calls.finish(lost, lost_call, OUTCOME)
     assert used(block) == cost(PLAN.max_tokens) + cost(5), "a late answer changes nothing"
     audit()
-
-
-# --- messages --------------------------------------------------------------------------------------------------------
-
-
-def envelope(
-    contents: dict[str, Any], *, sender: str = "coordinator", to: str = "northfield", of: str | None = None
-) -> bytes:
-    return sealing.seal(ring().identity(sender), ring().identity(to).public, of or str(uuid.uuid4()), contents)
-
-
-def test_a_message_of_the_coordinator_is_opened() -> None:
-    message_id = str(uuid.uuid4())
-    found = service.open_message(envelope(payload(), of=message_id))
-    assert (str(found.id), found.kind, found.plan) == (message_id, "cohort.text", PLAN)
-    assert found.actor == payload()["actor"]
-
-
-@pytest.mark.parametrize(
-    "times", [(-400, -100), (100, 400), (-400, -1)], ids=["long ago", "in the future", "just over"]
-)
-def test_a_message_is_good_for_a_while(times: tuple[int, int]) -> None:
-    now = int(time.time())
-    with pytest.raises(BadEnvelope, match="expired"):
-        service.open_message(envelope(payload(issued_at=now + times[0], expires_at=now + times[1])))
-
-
-def test_a_clock_may_be_a_little_off() -> None:
-    service.open_message(envelope(payload(issued_at=int(time.time()) + 30)))
-
-
-@pytest.mark.parametrize(
-    ("sender", "to"), [("lakeside", "northfield"), ("stranger", "northfield"), ("coordinator", "lakeside")]
-)
-def test_a_message_of_somebody_else_or_for_somebody_else_is_refused(sender: str, to: str) -> None:
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(payload(), sender=sender, to=to))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"epsilon": 1.0},
-        {"delta": 1e-6},
-        {"clip": PLAN.clip * 2},
-        {"tau": PLAN.tau / 2},
-        {"push": PLAN.push * 2},
-        {"rho_per_token": PLAN.rho_per_token / 10},
-        {"contexts": 64},
-        {"max_tokens": 96},
-        {"max_tokens": PLAN.max_tokens - 1},
-        {"adjacency": "add_remove"},
-        {"top_k": 10**9},
-        {"epsilon": True},
-        {"contexts": None},
-    ],
-    ids=str,
-)
-def test_a_plan_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
-    """A cost that is smaller than what would be released, or a mechanism larger than what is paid."""
-    with pytest.raises(DomainError):
-        calls.parse(str(uuid.uuid4()), payload(parameters=PLAN.to_event() | change))
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(payload(parameters=PLAN.to_event() | change)))
-
-
-@pytest.mark.parametrize(
-    "name", sorted(set(PLAN.to_event()) - {"event", "mechanism", "unit", "rho", "reserved_epsilon"})
-)
-def test_every_number_of_the_plan_is_needed(name: str) -> None:
-    event = PLAN.to_event()
-    del event[name]
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(payload(parameters=event)))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"kind": "gossip"},
-        {"kind": None},
-        {"messages": "text"},
-        {"messages": [{}]},
-        {"messages": []},
-        {"messages": [{"role": "system", "content": "a"}]},
-        {"max_tokens": "many"},
-        {"temperature": None},
-        {"request_digest": "not hex"},
-        {"request_digest": "ab"},
-        {"actor": None},
-        {"actor": []},
-        {"actor": {"id": 7, "role": "attending"}},
-        {"actor": actor(id="x")},
-        {"issued_at": "now"},
-        {"expires_at": None},
-        {"parameters": None},
-    ],
-    ids=str,
-)
-def test_a_malformed_message_is_refused_before_anything_is_written(change: dict[str, Any]) -> None:
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(payload() | change))
-
-
-@pytest.mark.parametrize("name", sorted(set(payload()) - {"patient"}))
-def test_every_field_of_a_message_is_needed(name: str) -> None:
-    contents = payload()
-    del contents[name]
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(contents))
-
-
-def test_a_message_whose_id_is_no_uuid_is_refused() -> None:
-    with pytest.raises(BadEnvelope):
-        service.open_message(envelope(payload(), of="../../etc/passwd"))
 
 
 # --- the whole answer, with an engine that is down -------------------------------------------------------------------
