@@ -109,7 +109,7 @@ class _Client:
         }
         self._retry_options: dict[str, Any] = {
             "stop": stop_after_attempt(1 + max(0, retries)),
-            "wait": wait_exponential_jitter(initial=0.2, max=5.0),
+            "wait": wait_exponential_jitter(multiplier=0.2, max=5.0),
             "retry": retry_if_exception_type(Transient),
             "reraise": True,
         }
@@ -160,6 +160,16 @@ class PrivateInferenceClient(_Client):
         stream: Literal[True],
         **options: Unpack[Options],
     ) -> TextStream: ...
+    @overload
+    def query(
+        self,
+        prompt: str,
+        max_privacy_budget: float | None = None,
+        *,
+        kind: str | None = None,
+        stream: bool = False,
+        **options: Unpack[Options],
+    ) -> Response | TextStream: ...
     def query(
         self,
         prompt: str,

@@ -14,7 +14,8 @@ ANSWER = "".join(WORDS)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 STALL_SECONDS = 20.0
 # What the models of this engine do. ``refusing`` is served by nobody: its address is a closed port.
-MODELS = ("steady", "gated", "error", "garbage", "shapeless", "stalling", "dying", "truncated", "empty", "refusing")
+BROKEN = ("error", "garbage", "shapeless", "stalling", "dying", "truncated")
+MODELS = ("steady", "gated", "empty", "refusing", *BROKEN)
 
 
 class Backend:

@@ -28,7 +28,7 @@ from django.utils import timezone
 from psycopg import sql
 
 from accounts import principals
-from accounts.models import CLINICAL_ROLES, Membership, Role, User
+from accounts.models import CLINICAL_ROLES, Hospital, Membership, Role, User
 from fdrouter.demo import ports, probes
 from fdrouter.demo.processes import Fleet, Part
 from fdrouter.demo.services import Redis
@@ -37,7 +37,7 @@ from federation.states import TERMINAL
 from privacy import quotas
 from privacy.models import Reservation, ReservationState, Scope, Unit
 from tests.accounts import people
-from tests.federation.api.backend import MODELS, Backend
+from tests.federation.api.backend import BROKEN, MODELS, Backend
 
 ROOT = Path(__file__).resolve().parents[3]
 LEASE_SECONDS = 3.0
@@ -197,18 +197,23 @@ class Stack:
         home = people.hospital("northfield")
         for model in MODELS:
             url = self.backend.url if model != "refusing" else f"http://127.0.0.1:{ports.free_port()}"
-            Node.objects.create(
-                id=f"engine-{model}",
-                hospital=home,
-                name=f"Engine {model}",
-                url=url,
-                transport=Transport.OPENAI,
-                served_models=[model],
-                status={"healthy": True},
-                last_seen_at=timezone.now(),
-            )
+            # A node that failed five times in a row is left alone for a while: broken models have nodes to spare.
+            for number in range(6 if model in BROKEN else 1):
+                self._add_node(f"engine-{model}" + (f"-{number}" if number else ""), home, model, url)
         somebody = self.person()
         until(lambda: self.ask(somebody, "steady").status_code == 200, seconds=15)
+
+    def _add_node(self, name: str, home: Hospital, model: str, url: str) -> None:
+        Node.objects.create(
+            id=name,
+            hospital=home,
+            name=f"Engine {model}",
+            url=url,
+            transport=Transport.OPENAI,
+            served_models=[model],
+            status={"healthy": True},
+            last_seen_at=timezone.now(),
+        )
 
     # --- people -------------------------------------------------------------------------------------------------
 
