@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import embedded
+
+if TYPE_CHECKING:
+    from tests.flows.harness import Network
 
 TESTS = Path(__file__).parent
 
@@ -80,6 +84,20 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection.ops, "sql_flush", sql_flush)
         yield
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """Two hospitals, report worker included, started once a run for flow and engine tests.
+
+    A test that takes a part down puts it back (``Network.without``).
+    """
+    from tests.flows import harness
+
+    folder = embedded.ROOT / str(os.getpid()) / "network"
+    overrides = {"FDROUTER_LEASE_SECONDS": "4"}
+    with harness.network(folder, nodes=2, reports=True, overrides=overrides) as running:
+        yield running
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
 from federation.node.engine import EngineClient
-from federation.node.model import SERVED_NAME
+from federation.node.model import SERVED_NAME, prepare_model
 from federation.node.prompts import PromptBuilder
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.flows.harness import CACHE, Network
 
 
 @pytest.fixture(scope="session")
-def engine_url() -> str:
-    """Base address of the server under test; without one these tests fail, they do not skip."""
+def engine_url(request: pytest.FixtureRequest) -> str:
+    """Base address of a running engine: ``FDROUTER_TEST_ENGINE_URL``, or that of the flow tests' network."""
     url = os.environ.get("FDROUTER_TEST_ENGINE_URL")
-    if not url:
-        pytest.fail("FDROUTER_TEST_ENGINE_URL must name a running engine; `make test` starts one")
-    return url.rstrip("/")
+    if url:
+        return url.rstrip("/")
+    network: Network = request.getfixturevalue("network")
+    return network.stack.engine_url
 
 
 @pytest.fixture(scope="session")
 def prompts() -> PromptBuilder:
-    """Prompts with the real model's tokenizer."""
-    return PromptBuilder(os.environ.get("FDROUTER_MODEL_DIR") or REPOSITORY / ".demo" / "model")
+    """Prompts with the real model's tokenizer; the model is prepared once for all runs."""
+    return PromptBuilder(prepare_model(os.environ.get("FDROUTER_MODEL_DIR") or CACHE / "model"))
 
 
 @pytest_asyncio.fixture
