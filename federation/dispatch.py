@@ -75,6 +75,13 @@ class Claimed:
     membership_id: int
     node_id: str | None
     cancelled: bool
+    home: str | None
+
+    @property
+    def demand(self) -> Demand:
+        """The row as the planner sees it."""
+        hospitals = frozenset(self.hospitals)
+        return Demand(str(self.id), self.model, hospitals, self.kind != Kind.GENERAL, home=self.home)
 
 
 @dataclass(slots=True)
@@ -141,11 +148,7 @@ class Dispatcher:
 
     async def _plan(self, rows: list[Claimed]) -> dict[str, str | None]:
         """Assigns the batch and records the routes. A row that was at a node before goes back to it: it remembers."""
-        demands = [
-            Demand(str(r.id), r.model, frozenset(r.hospitals), r.kind != Kind.GENERAL)
-            for r in rows
-            if not (r.node_id and r.kind != Kind.GENERAL)
-        ]
+        demands = [r.demand for r in rows if not (r.node_id and r.kind != Kind.GENERAL)]
         planned = assign(demands, self._network.candidates())
         planned |= {str(r.id): r.node_id for r in rows if r.node_id and r.kind != Kind.GENERAL}
         await self._record_route([(r, node) for r in rows if (node := planned.get(str(r.id)))])
@@ -197,8 +200,7 @@ class Dispatcher:
 
     def _alternative(self, row: Claimed, tried: set[str]) -> str | None:
         candidates = [c for c in self._network.candidates() if c.node not in tried]
-        demand = Demand(str(row.id), row.model, frozenset(row.hospitals), row.kind != Kind.GENERAL)
-        return assign([demand], candidates)[demand.id]
+        return assign([row.demand], candidates)[str(row.id)]
 
     async def _call(self, row: Claimed, node_id: str) -> Answer:
         node = self._network.endpoint(node_id)

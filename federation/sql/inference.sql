@@ -71,17 +71,20 @@ END $$;
 CREATE OR REPLACE FUNCTION inference_claim(ids uuid[], lease_s real)
     RETURNS TABLE (id uuid, attempt smallint, reply_to text, stream boolean, kind text, model text, purpose text,
       hospitals text[], patient_reference text, parameters jsonb, epsilon_micro bigint, delta float8, request bytea,
-      request_digest bytea, user_id bigint, membership_id bigint, node_id text, cancelled boolean)
+      request_digest bytea, user_id bigint, membership_id bigint, node_id text, cancelled boolean, home text)
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   RETURN QUERY UPDATE federation_inference i
     SET state = 'dispatched', attempt = (i.attempt + 1)::smallint, lease = now() + lease_s * interval '1 s'
-    WHERE i.id = ANY (ids) AND (i.state = 'queued' OR i.state = 'dispatched' AND i.lease < now())
+    FROM accounts_membership m
+    WHERE m.id = i.membership_id AND i.id = ANY (ids)
+      AND (i.state = 'queued' OR i.state = 'dispatched' AND i.lease < now())
     RETURNING i.id, i.attempt, i.reply_to::text, i.stream, i.kind::text, i.model::text, i.purpose::text,
       i.hospitals::text[], i.patient_reference::text, i.parameters, i.epsilon_micro, i.delta, i.request,
-      i.request_digest, i.user_id, i.membership_id, i.node_id::text, i.cancel_requested_at IS NOT NULL;
+      i.request_digest, i.user_id, i.membership_id, i.node_id::text, i.cancel_requested_at IS NOT NULL,
+      m.hospital_id::text;
 END $$;
 
 -- Records where a claimed batch goes, before it goes there.
