@@ -214,8 +214,8 @@ def _events(principal: Principal, hospital: str | None = None) -> QuerySet[Event
     rows = Event.objects.all()
     if within is None:
         return rows
-    people = Membership.objects.filter(hospital=within).values("user_id")
-    return rows.filter(Q(hospital=within) | Q(actor_id__in=people))
+    people = Membership.objects.filter(hospital=within, active=True).values("user_id")
+    return rows.filter(Q(hospital=within) | Q(hospital__isnull=True, actor_id__in=people))
 
 
 def events(principal: Principal, chosen: EventFilter) -> QuerySet[Event]:

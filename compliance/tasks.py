@@ -66,7 +66,7 @@ def _failed(report: Report, reason: str) -> str:
     return "failed"
 
 
-@shared_task(name="compliance.tasks.resume_reports", time_limit=60)
+@shared_task(name="compliance.tasks.resume_reports", soft_time_limit=50, time_limit=60)
 def resume_reports() -> int:
     """Enqueues open reports that nobody works on."""
     return reports.resume()

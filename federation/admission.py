@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -190,7 +189,7 @@ async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bo
     payload = _encode({"messages": ask.messages, "temperature": ask.temperature, "max_tokens": ask.max_tokens})
     plan = ask.plan.to_event() if ask.plan else None
     identity = [ask.kind, ask.model, ask.hospitals, ask.patient, plan, ask.purpose]
-    digest = hashlib.sha256(_encode(identity) + payload).digest()
+    digest = crypto.fingerprint("request", _encode(identity) + payload)
     return Prepared(uuid.uuid4(), credential, actor, ask, decision, payload, digest)
 
 

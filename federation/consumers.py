@@ -9,11 +9,12 @@ from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
+from accounts.signed_in import still_signed_in
 from fdrouter import api
 from fdrouter.errors import DomainError, InvalidParameter
 from federation import asks, inference, selectors
 from federation.admission import Credential
-from federation.asks import PrivacyOptions
+from federation.asks import Ask, PrivacyOptions
 from federation.database import in_thread
 from federation.frames import Frame
 from federation.quotes import expected_seconds
@@ -42,6 +43,9 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         if not self._user_id:  # sent before the close had arrived
             return
         try:
+            if not await in_thread(still_signed_in)(self.scope["session"].session_key, self._user_id):
+                await self.close(code=SIGNED_OUT)
+                return
             await self._handle(_parse(text_data))
         except Exception as error:
             if (known := api.as_domain_error(error)) is None:
@@ -60,8 +64,7 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             raise InvalidParameter("Unknown type of message.", field="type")
 
     async def _ask(self, content: dict[str, Any]) -> None:
-        if len(self._followed) >= MAX_FOLLOWED:
-            raise InvalidParameter("Wait for the answers that are under way.", field="type")
+        self._check_room()
         model = content.get("model") or await in_thread(selectors.default_model)()
         privacy = PrivacyOptions(
             kind=content.get("kind"),
@@ -79,16 +82,11 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             stream=True,
         )
         request_id = await inference.service().submit(Credential(user_id=self._user_id), ask)
-        await self.send_json(
-            {
-                "type": "accepted",
-                "id": str(request_id),
-                "kind": ask.kind.value,
-                "epsilon": ask.plan.epsilon if ask.plan else 0.0,
-                "delta": ask.plan.delta if ask.plan else 0.0,
-                "expected_seconds": expected_seconds(ask.kind, ask.plan),
-            }
-        )
+        try:
+            await self.send_json(_accepted(request_id, ask))
+        except BaseException:  # the page has gone: the answer is in its history
+            inference.service().abandon(request_id)
+            raise
         self._start_following(request_id)
 
     async def _resume(self, content: dict[str, Any]) -> None:
@@ -97,10 +95,20 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         self._start_following(request_id)
 
     def _start_following(self, request_id: uuid.UUID) -> None:
-        if request_id not in self._followed:
-            task = asyncio.create_task(self._follow(request_id))
-            self._followed[request_id] = task
-            task.add_done_callback(lambda _: self._followed.pop(request_id, None))
+        if request_id in self._followed:
+            return
+        self._check_room()
+        task = asyncio.create_task(self._follow(request_id))
+        self._followed[request_id] = task
+        task.add_done_callback(lambda _: self._stop_following(request_id))
+
+    def _stop_following(self, request_id: uuid.UUID) -> None:
+        self._followed.pop(request_id, None)
+        inference.service().abandon(request_id)  # a task that was stopped before its first step has read nothing
+
+    def _check_room(self) -> None:
+        if len(self._followed) >= MAX_FOLLOWED:
+            raise InvalidParameter("Wait for the answers that are under way.", field="type")
 
     async def _follow(self, request_id: uuid.UUID) -> None:
         try:
@@ -132,6 +140,17 @@ def _parse(text: str | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidParameter("A message must be an object.", field="type")
     return content
+
+
+def _accepted(request_id: uuid.UUID, ask: Ask) -> dict[str, Any]:
+    return {
+        "type": "accepted",
+        "id": str(request_id),
+        "kind": ask.kind.value,
+        "epsilon": ask.plan.epsilon if ask.plan else 0.0,
+        "delta": ask.plan.delta if ask.plan else 0.0,
+        "expected_seconds": expected_seconds(ask.kind, ask.plan),
+    }
 
 
 def _id(content: dict[str, Any]) -> uuid.UUID:

@@ -191,6 +191,8 @@ class Dispatcher:
                 failure = error
             if failure.sent or failure.code not in ("no_node", "block_exhausted"):
                 break
+            if row.attempt > 1 and row.kind != Kind.GENERAL:
+                break  # an earlier attempt may have been answered there: another hospital must not be asked as well
             node_id = self._alternative(row, tried)
             if node_id is not None:
                 await self._record_route([(row, node_id)])
@@ -251,13 +253,24 @@ class Dispatcher:
     # --- settle and answer --------------------------------------------------------------------------------------
 
     async def _finish(self, items: list[tuple[Ending, asyncio.Future[bool]]]) -> None:
+        try:
+            await self._finish_batch(items)
+        except Exception as error:  # noqa: BLE001  (one bad row must not keep the others from ending)
+            log.error("batch refused", extra={"reason": type(error).__name__, "count": len(items)})
+            if len(items) > 1:
+                for item in items:
+                    await self._finish([item])
+            else:
+                resolve(items[0][1], False)
+
+    async def _finish_batch(self, items: list[tuple[Ending, asyncio.Future[bool]]]) -> None:
         endings = [ending for ending, _ in items]
         try:
             async with self._settle_db.connection() as connection:
                 cursor = await connection.execute(_FINISH, _finish_columns(endings), binary=True)
                 mine = {row[0] for row in await cursor.fetchall()}
                 left = await self._remaining(connection, endings)
-        except (psycopg.Error, OSError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
             # Still dispatched: the lease runs out and the row is taken again; a node remembers its answer.
             log.warning("settlement failed", extra={"reason": type(error).__name__, "count": len(items)})
             mine, left = set(), {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +17,7 @@ from django.conf import settings
 
 from federation import identity, receipts, sealing
 from federation.identity import PublicIdentity
-from federation.models import Transport
+from federation.models import Kind, Transport
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -153,17 +155,14 @@ class Gateway:
         headers = {"content-type": "application/json"}
         url = f"{node.url}/v1/chat/completions"
         async with self._session(node).post(url, data=_encode(body), headers=headers) as response:
+            if 400 <= response.status < 500:  # the engine is well, it does not take this question
+                raise CallFailed("invalid_parameter", sent=False, broken=False, details={"field": "messages"})
             if response.status != 200:
                 raise CallFailed("node_failed", sent=True)
             if not call.stream:
                 document = _decode(await response.read())
                 choice, usage = document["choices"][0], document.get("usage") or {}
-                yield Answer(
-                    choice["message"]["content"],
-                    choice.get("finish_reason") or "stop",
-                    usage.get("prompt_tokens", 0),
-                    usage.get("completion_tokens", 0),
-                )
+                yield _answer(choice["message"]["content"], choice.get("finish_reason") or "stop", usage)
                 return
             async for item in _openai_events(response):
                 yield item
@@ -187,6 +186,21 @@ class Gateway:
                 raise CallFailed("node_failed", sent=True)
 
 
+def _answer(text: Any, finish_reason: Any, usage: dict[str, Any], receipt: dict[str, Any] | None = None) -> Answer:
+    """An answer that can be stored.
+
+    Raises:
+        TypeError, ValueError: it cannot.
+    """
+    if not isinstance(text, str) or not isinstance(finish_reason, str):
+        raise TypeError("an answer is text")
+    text.encode()
+    counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+    if not all(0 <= count < 2**31 for count in counts):
+        raise ValueError("counts of tokens")
+    return Answer(text, finish_reason[:24].replace("\0", ""), counts[0], counts[1], receipt)
+
+
 async def _openai_events(response: aiohttp.ClientResponse) -> AsyncIterator[str | Answer]:
     answer = Answer()
     parts: list[str] = []
@@ -195,9 +209,11 @@ async def _openai_events(response: aiohttp.ClientResponse) -> AsyncIterator[str 
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
-            answer.text = "".join(parts)
-            answer.completion_tokens = answer.completion_tokens or len(parts)
-            yield answer
+            counts = {
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens or len(parts),
+            }
+            yield _answer("".join(parts), answer.finish_reason, counts)
             return
         event = _decode(data)
         if usage := event.get("usage"):
@@ -219,10 +235,13 @@ def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | 
         return Progress(str(event["text"]))
     if kind == "error":
         charged = event.get("charged", True) is not False
+        code, details = event["code"], event.get("details") or {}
+        if not isinstance(code, str) or not isinstance(details, dict) or "\\u0000" in json.dumps(details):
+            raise CallFailed("node_failed", sent=True)
         raise CallFailed(
-            str(event["code"]),
+            code[:40].replace("\0", ""),
             sent=charged,
-            details=event.get("details") or {},
+            details=details,
             broken=bool(event.get("broken", charged)),
         )
     if kind != "answer":
@@ -232,4 +251,18 @@ def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | 
         receipt, node.public, message_id=call.id, request_digest=call.request_digest
     ):
         raise CallFailed("node_failed", sent=True, details={"reason": "receipt"})
-    return Answer(event["text"], event["finish_reason"], event["prompt_tokens"], event["completion_tokens"], receipt)
+    if not _speaks_of(receipt["body"], event["text"], call):
+        raise CallFailed("node_failed", sent=True, details={"reason": "receipt"})
+    return _answer(event["text"], event["finish_reason"], event, receipt)
+
+
+def _speaks_of(body: dict[str, Any], text: str, call: Call) -> bool:
+    """Whether a valid receipt is about this answer, and states what was asked for."""
+    if body["kind"] != call.kind or body["answer_sha256"] != hashlib.sha256(text.encode()).hexdigest():
+        return False
+    mechanism = body["mechanism"]
+    if call.kind != Kind.COHORT_TEXT:
+        return mechanism is None
+    asked = call.payload["parameters"]
+    same = all(mechanism[name] == asked[name] for name in ("epsilon", "delta", "adjacency", "unit"))
+    return same and mechanism["name"] == asked["mechanism"]

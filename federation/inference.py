@@ -164,6 +164,19 @@ class InferenceService:
                 self._forget(item.id.bytes)
             resolve(future, (code, existing))
 
+    def abandon(self, request_id: uuid.UUID) -> None:
+        """Nobody will follow this request: keeps nothing for it. Without effect once somebody follows."""
+        queue = self._unread.pop(request_id.bytes, None)
+        queues = self._waiting.get(request_id.bytes, [])
+        if queue in queues:
+            queues.remove(queue)
+        if not queues:
+            self._waiting.pop(request_id.bytes, None)
+
+    async def known(self, credential: Credential) -> None:
+        """Raises :class:`Unauthenticated` for a credential that nobody holds; admission checks it once more."""
+        await self._actors.get(credential)
+
     def _forget(self, key: bytes) -> None:
         self._waiting.pop(key, None)
         self._unread.pop(key, None)

@@ -60,6 +60,7 @@ class Network:
                 records=node.transport == Transport.SEALED,
                 load=self._load[node.id],
                 block_left=_block_left(node.status),
+                healthy=node.status.get("healthy", True),
             )
             for node in self._nodes.values()
             if self._breaker(node.id).allows()

@@ -87,7 +87,7 @@ class Preset:
     label: str
 
 
-PRESETS = (Preset(1.0, "A few words"), Preset(DEFAULT_EPSILON, "A sentence"), Preset(8.0, "More detail"))
+PRESETS = (Preset(1.0, "A few words"), Preset(DEFAULT_EPSILON, "A sentence"), Preset(5.0, "More certain"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ CLAIMS = {
         "no anonymity is promised, so treat the answer like the chart itself."
     ),
     Kind.COHORT_TEXT: (
-        "The model reads many patients' records at once and noise hides each of them: whether any one patient "
-        "is on record changes what you may see only within the stated privacy cost."
+        "The model reads many patients' records at once and noise hides each of them: what any one patient's record "
+        "says, or another in its place, changes what you may see only within the stated privacy cost."
     ),
 }
 # Measured on two CPU cores with the demo's model; a GPU is faster.

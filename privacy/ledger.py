@@ -106,7 +106,7 @@ def refusal(scope_id: int, amount: int) -> DomainError:
         return BlockExhausted(**details)
     name = scope.label or scope.key
     what = "number of requests" if scope.unit == "requests" else "privacy budget"
-    return QuotaSpent(f"Today's {what} of {name} is used up.", **details)
+    return QuotaSpent(f"Today's {what} of {name} cannot pay for this.", **details)
 
 
 def _close(ids: Iterable[UUID], outcome: ReservationState, spent: int | None) -> set[UUID]:

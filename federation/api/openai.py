@@ -113,8 +113,9 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
         if request.method != "POST":
             return api.method_not_allowed("POST")
         credential = credential_of(request)
-        ask = parse(request, request.body)
         service = inference.service()
+        await service.known(credential)  # planning costs time, which only people of the network get
+        ask = parse(request, request.body)
         request_id = await service.submit(credential, ask)
         frames = service.follow(request_id)
         if ask.stream:

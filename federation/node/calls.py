@@ -20,6 +20,7 @@ from federation.models import Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
 from privacy import ledger
 from privacy.dp.text_plan import TextPlan, plan_of_event
+from privacy.models import Reservation, ReservationState
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,13 @@ def fail(message: Message, call: NodeCall, code: str, *, data_seen: bool) -> boo
             record(_event(message, "ledger.settle" if data_seen else "ledger.release"))
         record(_event(message, "request.fail", code))
     return data_seen and message.plan is not None
+
+
+def is_charged(message: Message) -> bool:
+    """Whether a call that was stored keeps any of its block."""
+    if message.plan is None:
+        return False
+    return Reservation.objects.filter(pk=message.id).exclude(state=ReservationState.RELEASED).exists()
 
 
 def repeated(message: Message) -> NodeCall:

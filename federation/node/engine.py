@@ -37,6 +37,13 @@ class EngineRefused(NodeFailed):
     default_message: ClassVar[str] = "The hospital's engine did not accept the request."
 
 
+class EngineUnreachable(NodeFailed):
+    """No connection to the engine: it has seen nothing."""
+
+    code: ClassVar[str] = "engine_unreachable"
+    default_message: ClassVar[str] = "The hospital's engine is not reachable."
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds: to connect, for a whole answer, and between two events of a plain chat's stream."""
@@ -97,6 +104,15 @@ class EngineClient:
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
             return False
         return self._model in names
+
+    async def check_question(self, question: str) -> None:
+        """Whether a group can be asked this, before anything is reserved or read.
+
+        Raises:
+            InvalidParameter: the question is empty or too long.
+        """
+        if self._prompts is not None:
+            await asyncio.to_thread(self._prompts.group, question, [], 1)
 
     async def chat(
         self,
@@ -286,6 +302,8 @@ class _Guarded:
             response: aiohttp.ClientResponse = await self._request.__aenter__()
         except TimeoutError as error:
             raise NodeTimeout from error
+        except aiohttp.ClientConnectorError as error:
+            raise EngineUnreachable from error
         except aiohttp.ClientError as error:
             raise NodeFailed from error
         if response.status != 200:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -16,10 +17,10 @@ from django.conf import settings
 from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
 from federation import identity, sealing
 from federation.database import in_thread
-from federation.models import Kind, NodeCallState
+from federation.models import Kind, NodeCall, NodeCallState
 from federation.node import calls, search
 from federation.node.calls import Message, Outcome
-from federation.node.engine import EngineClient, GroupSummary, Usage
+from federation.node.engine import EngineClient, EngineRefused, EngineUnreachable, GroupSummary, Usage
 from federation.node.prompts import chart_messages
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ def open_message(data: bytes) -> Message:
 async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[str, Any]]:
     """Events of one message. Closing the iterator early ends the call; what a model saw stays charged."""
     try:
-        call = await in_thread(calls.begin)(message)
+        if message.kind is Kind.COHORT_TEXT:
+            await engine.check_question(_question(message))  # what cannot be asked is refused before it is charged
+        call = await _begin(message)
     except Conflict:
         async for event in _repeat(message):
             yield event
@@ -69,11 +72,25 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
-        charged = await in_thread(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
-        yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound))
+        seen = progress.data_seen and not (isinstance(error, EngineUnreachable | EngineRefused) and not progress.parts)
+        charged = await in_thread(calls.fail)(message, call, error.code, data_seen=seen)
+        if isinstance(error, EngineRefused) and message.kind is not Kind.COHORT_TEXT:
+            error = InvalidParameter("The model did not accept this question; it may be too long.", field="messages")
+        yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound | EngineRefused))
     finally:
         if not ended:  # the coordinator went away, or something unforeseen: never leave a call open
             await asyncio.shield(in_thread(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
+
+
+async def _begin(message: Message) -> NodeCall:
+    """:func:`calls.begin`; a coordinator that leaves while it commits leaves no call open."""
+    begun = asyncio.ensure_future(in_thread(calls.begin)(message))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        with suppress(DomainError):
+            await in_thread(calls.fail)(message, await begun, "cancelled", data_seen=False)
+        raise
 
 
 class _Progress:
@@ -170,7 +187,9 @@ async def _repeat(message: Message) -> AsyncIterator[dict[str, Any]]:
             yield _answer(outcome, receipt)
             return
         if call.state == NodeCallState.FAILED or time.monotonic() > deadline:
-            yield {"type": "error", "code": "node_failed", "details": {}, "charged": True, "broken": False}
+            code = call.code if call.state == NodeCallState.FAILED else "node_timeout"
+            charged = await in_thread(calls.is_charged)(message)
+            yield {"type": "error", "code": code, "details": {}, "charged": charged, "broken": False}
             return
         await asyncio.sleep(_WAIT_SECONDS)
 

@@ -19,6 +19,7 @@ class Candidate:
     records: bool
     load: int
     block_left: float = 1.0
+    healthy: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def assign(demands: Sequence[Demand], nodes: Sequence[Candidate]) -> dict[str, s
 
         def cost(node: Candidate, demand: Demand = demand) -> tuple[float, str]:
             preference = (1.0 - node.block_left) * 4 if demand.records else 0.5 * (node.hospital != demand.home)
-            return load[node.node] + preference, node.node
+            # A node whose last probe failed may be back already: it comes last, but it comes.
+            return load[node.node] + preference + (0.0 if node.healthy else 1e6), node.node
 
         chosen = min(options, key=cost)
         load[chosen.node] += 1

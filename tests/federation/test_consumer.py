@@ -92,7 +92,9 @@ def test_a_post_that_ended_is_noticed_on_an_open_connection(stack: Stack, ada: P
         ask.until("done")
         Membership.objects.filter(user=ada.user).update(active=False)
         ask.ask()
-        ask.error("unauthenticated")
+        with pytest.raises(ConnectionClosed) as closed:
+            ask.next()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
     assert len(stack.rows(ada)) == 1
     assert ApiToken.objects.filter(membership__user=ada.user).exists()
 
