@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from fdrouter.demo.access import User
+from fdrouter.demo.stack import node_database
 from tests.flows.harness import MODEL, Network
 
 QUESTION = [{"role": "user", "content": "Which side effect does velorapine cause?"}]
@@ -220,8 +221,13 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
             with pytest.raises(openai.APIError):
                 list(stream)
             ended = _ended(network, user, request_id)
+            with pytest.raises(openai.InternalServerError):
+                client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
+            untouched = _latest(network)
     assert ended["state"] == "failed" and ended["error"]["charged"] is True
     assert _reservation(network, request_id) == "settled"
+    # An engine that nobody could reach has seen nothing.
+    assert untouched != request_id and _reservation(network, untouched) == "released"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +250,19 @@ def test_a_bad_request_costs_nothing(network: Network, user: User, privacy: dict
     body = json.loads(caught.value.response.text)["error"]
     assert body["message"] and body["code"]
     assert _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'") == before
+
+
+def test_a_question_too_long_for_a_group_is_refused_before_it_is_charged(network: Network, user: User) -> None:
+    spent = "SELECT sum(used) FROM privacy_scope WHERE kind = 'block'"
+    node = network.stack.database_url(node_database(network.layout.nodes[0]))
+    with psycopg.connect(node) as records:
+        before = records.execute(spent).fetchone()
+        with _client(network, user) as client, pytest.raises(openai.UnprocessableEntityError) as caught:
+            long = [{"role": "user", "content": "which side effect did velorapine cause " * 60}]
+            client.chat.completions.create(model=MODEL, messages=long, extra_body={"privacy": SMALL})
+        assert caught.value.code == "invalid_parameter"
+        assert _reservation(network, _latest(network)) == "released"
+        assert records.execute(spent).fetchone() == before
 
 
 def test_a_department_that_spent_its_quota_is_told_so(network: Network) -> None:
