@@ -76,6 +76,12 @@ class Claimed:
     node_id: str | None
     cancelled: bool
     home: str | None
+    department_id: int | None
+
+    @property
+    def quota_keys(self) -> tuple[str, str]:
+        """Keys of the person's and the department's quotas that the request was charged to."""
+        return quotas.user_key(self.user_id), quotas.department_key(self.department_id or 0)
 
     @property
     def demand(self) -> Demand:
@@ -280,18 +286,9 @@ class Dispatcher:
             resolve(future, ending.row.id in mine)
 
     async def _remaining(self, connection: psycopg.AsyncConnection[Any], endings: list[Ending]) -> dict[str, int]:
-        keys = {quotas.user_key(e.row.user_id) for e in endings}
-        departments = {e.row.membership_id for e in endings}
-        sql, _ = outcome.remaining_query(())
-        cursor = await connection.execute(
-            "SELECT id, 'department:' || coalesce(department_id, 0) FROM accounts_membership WHERE id = ANY(%s)",
-            (list(departments),),
-        )
-        by_membership = dict(await cursor.fetchall())
-        cursor = await connection.execute(sql, (list(keys | set(by_membership.values())),))
-        left: dict[str, int] = dict(await cursor.fetchall())
-        left |= {f"membership:{pk}": left.get(key, 0) for pk, key in by_membership.items()}
-        return left
+        sql, keys = outcome.remaining_query({key for e in endings for key in e.row.quota_keys})
+        cursor = await connection.execute(sql, keys)
+        return dict(await cursor.fetchall())
 
     def _tell(self, row: Claimed, kind: Frame, data: Any) -> None:
         self._outbox.add((row.reply_to, row.id.bytes, kind, frames.seal(row.id, data)))
@@ -380,8 +377,8 @@ def _last_frame(ending: Ending, left: dict[str, int]) -> tuple[Frame, Any]:
     answer = ending.answer
     privacy = outcome.claim(row.kind, answer.receipt, row.epsilon_micro, row.delta)
     privacy["remaining"] = {
-        "user": left.get(quotas.user_key(row.user_id), 0) / quotas.MICRO,
-        "department": left.get(f"membership:{row.membership_id}", 0) / quotas.MICRO,
+        "user": left.get(row.quota_keys[0], 0) / quotas.MICRO,
+        "department": left.get(row.quota_keys[1], 0) / quotas.MICRO,
         "block": outcome.block_left(answer.receipt),
     }
     return Frame.DONE, {

@@ -71,7 +71,7 @@ END $$;
 CREATE OR REPLACE FUNCTION inference_claim(ids uuid[], lease_s real)
     RETURNS TABLE (id uuid, attempt smallint, reply_to text, stream boolean, kind text, model text, purpose text,
       hospitals text[], patient_reference text, parameters jsonb, epsilon_micro bigint, delta float8, request bytea,
-      request_digest bytea, user_id bigint, membership_id bigint, node_id text, cancelled boolean, home text)
+      request_digest bytea, user_id bigint, membership_id bigint, node_id text, cancelled boolean, home text, department_id bigint)
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -84,7 +84,7 @@ BEGIN
     RETURNING i.id, i.attempt, i.reply_to::text, i.stream, i.kind::text, i.model::text, i.purpose::text,
       i.hospitals::text[], i.patient_reference::text, i.parameters, i.epsilon_micro, i.delta, i.request,
       i.request_digest, i.user_id, i.membership_id, i.node_id::text, i.cancel_requested_at IS NOT NULL,
-      m.hospital_id::text;
+      m.hospital_id::text, i.department_id;
 END $$;
 
 -- Records where a claimed batch goes, before it goes there.
