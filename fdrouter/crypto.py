@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 from functools import lru_cache
@@ -61,8 +60,3 @@ def unseal(purpose: str, owner: bytes, ciphertext: bytes | memoryview) -> bytes:
 def fingerprint(purpose: str, data: bytes) -> bytes:
     """32 bytes that tell equal data apart from other data, and tell nothing to who guesses: HMAC-SHA-256."""
     return hmac.digest(_key(settings.DATA_KEY, "fingerprint/" + purpose), data, "sha256")
-
-
-def sha256(data: bytes) -> bytes:
-    """32 bytes."""
-    return hashlib.sha256(data).digest()

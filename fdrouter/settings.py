@@ -40,7 +40,6 @@ ASGI_APPLICATION = "fdrouter.asgi.application"
 LOGIN_URL = "accounts:sign-in"
 LOGIN_REDIRECT_URL = "federation:ask"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 512 * 1024
-MAX_REQUEST_BYTES = 256 * 1024
 
 _SELF = "'self'"
 CONTENT_SECURITY_POLICY = {
