@@ -120,7 +120,7 @@ def postgres(name: str) -> dict[str, object]:
     query = dict(parse_qsl(url.query))
     host = query.pop("host", "") or unquote(url.hostname or "")
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "fdrouter.postgresql",
         "NAME": url.path.lstrip("/") or "postgres",
         "USER": unquote(url.username or ""),
         "PASSWORD": unquote(url.password or ""),

@@ -144,10 +144,11 @@ AXES_ENABLE_ACCESS_FAILURE_LOG = False
 AXES_VERBOSE = False
 
 # --- data -------------------------------------------------------------------------------------------------------
-DATABASES = {"default": env.postgres("DATABASE_URL") | {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}}
+DATABASES = {"default": env.postgres("DATABASE_URL") | {"CONN_MAX_AGE": 0}}
 if ROLE != "all":  # tests and commands open few connections and drop whole databases
     DATABASES["default"]["OPTIONS"] = {
-        "pool": {"min_size": 1, "max_size": 8, "timeout": 10},
+        # An attempt to connect is given up early: the next caller starts a new one, without the old one's long pauses.
+        "pool": {"min_size": 1, "max_size": 8, "timeout": 10, "reconnect_timeout": 2},
         **DATABASES["default"]["OPTIONS"],  # type: ignore[dict-item]
     }
 DATABASE_URL = env.secret("DATABASE_URL")

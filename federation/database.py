@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -13,6 +12,8 @@ import psycopg
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import close_old_connections
+
+from fdrouter.postgresql.liveness import is_lost
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,17 +37,6 @@ def in_thread(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return sync_to_async(tidy, thread_sensitive=False)
 
 
-def _is_lost(connection: psycopg.AsyncConnection[Any]) -> bool:
-    """Whether an idle connection has ended. The server speaks to an idle client only to say goodbye, so something to
-    read means the end; at worst a harmless notice costs a new connection. Asks the kernel alone: no round trip.
-    """
-    if connection.closed:
-        return True
-    waiting = select.poll()
-    waiting.register(connection.fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
-
-
 class Reconnecting:
     """Hands out one autocommit connection at a time; a broken one is thrown away and replaced before its next use."""
 
@@ -58,7 +48,7 @@ class Reconnecting:
     async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Raises :class:`psycopg.Error` when the server cannot be reached."""
         async with self._lock:
-            if self._connection is not None and _is_lost(self._connection):
+            if self._connection is not None and is_lost(self._connection):
                 await self.close()
             if self._connection is None:
                 self._connection = await psycopg.AsyncConnection.connect(
