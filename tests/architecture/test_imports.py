@@ -14,7 +14,7 @@ PACKAGES = ("fdrouter", "accounts", "privacy", "federation", "compliance")
 APPS = PACKAGES[1:]
 # What an app may use of the project package: errors, the evidence port, primitives and readers; and from modules that
 # are interfaces (views, API classes, consumers) the helpers that render problems and pages.
-SHARED = {"fdrouter.errors", "fdrouter.evidence", "fdrouter.crypto", "fdrouter.env"}
+SHARED = {"fdrouter.errors", "fdrouter.evidence", "fdrouter.crypto", "fdrouter.env", "fdrouter.postgresql.liveness"}
 SHARED_BY_INTERFACES = SHARED | {"fdrouter.api", "fdrouter.context"}
 INTERFACES = {"views", "pages", "api", "consumers", "urls", "middleware", "context"}
 PURE = ("privacy.dp", "federation.planning", "federation.secagg")
