@@ -132,7 +132,7 @@ class DependencyUnavailable(DomainError):
     """PostgreSQL, Redis or another part this process needs is not reachable."""
 
     code = "dependency_unavailable"
-    default_message = "A part of the system is not reachable right now. Nothing was spent."
+    default_message = "A part of the system is not reachable right now. Try again in a moment."
 
 
 def _tree(root: type[DomainError]) -> list[type[DomainError]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,13 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         idempotency_key=_text("privacy.idempotency_key", _or_empty(privacy.idempotency_key), 200) or None,
         plan=plan,
     )
+
+
+async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:
+    """:func:`make` for an event loop: planning a privacy cost takes some 20 ms, which other requests must not wait."""
+    if privacy.kind == Kind.COHORT_TEXT:
+        return await asyncio.to_thread(make, privacy=privacy, **rest)
+    return make(privacy=privacy, **rest)
 
 
 def _plan(privacy: PrivacyOptions, max_tokens: int | None) -> TextPlan:

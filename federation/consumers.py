@@ -74,7 +74,7 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             purpose=content.get("purpose") or None,
             idempotency_key=content.get("idempotency_key"),
         )
-        ask = asks.make(
+        ask = await asks.make_aside(
             model=model,
             messages=[{"role": "user", "content": content.get("prompt")}],
             privacy=privacy,
@@ -120,14 +120,17 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             await self._error(request_id, known)
 
     async def _error(self, request_id: uuid.UUID | None, error: DomainError) -> None:
+        """Of a request that was taken nothing is known yet; one that was refused cost nothing, unless it says more."""
+        details = dict(error.details)
+        charged = details.pop("charged", None if request_id else False)
         await self.send_json(
             {
                 "type": "error",
                 "id": str(request_id) if request_id else None,
                 "code": error.code,
                 "message": error.message,
-                "details": dict(error.details),
-                "charged": False,
+                "details": details,
+                "charged": charged,
             }
         )
 

@@ -8,14 +8,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 from django.conf import settings
 
-from federation import identity, receipts, sealing
+from federation import identity, receipts, sealing, tls
 from federation.identity import PublicIdentity
 from federation.models import Kind, Transport
 
@@ -83,14 +82,6 @@ class NodeEndpoint:
     certificate_sha256: str = ""
 
 
-def tls_context(folder: Path) -> ssl.SSLContext:
-    """Mutual TLS with this process's identity; only the network's CA is trusted."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(folder / "ca.pem"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
-
-
 class Gateway:
     """HTTP sessions to all nodes of the network. Lives on one event loop."""
 
@@ -106,14 +97,24 @@ class Gateway:
 
     def _tls(self) -> aiohttp.ClientSession:
         if self._sealed is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ssl=tls_context(settings.IDENTITY_DIR))
             self._sealed = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, read_bufsize=MAX_LINE_BYTES
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+                timeout=self._timeout,
+                read_bufsize=MAX_LINE_BYTES,
             )
         return self._sealed
 
     def _session(self, node: NodeEndpoint) -> aiohttp.ClientSession:
         return self._tls() if node.url.startswith("https://") else self._plain
+
+    @staticmethod
+    def _trust(node: NodeEndpoint) -> ssl.SSLContext | bool:
+        if not node.url.startswith("https://"):
+            return True
+        try:
+            return tls.context_for(settings.IDENTITY_DIR, node.certificate_sha256)
+        except ValueError:
+            raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"}) from None
 
     async def close(self) -> None:
         await self._plain.close()
@@ -130,7 +131,7 @@ class Gateway:
         try:
             async for item in stream:
                 yield item
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):  # a wrong certificate is among these
             raise CallFailed("no_node", sent=False) from None
         except TimeoutError:
             raise CallFailed("node_timeout", sent=True) from None
@@ -142,7 +143,8 @@ class Gateway:
         plain = node.transport == Transport.OPENAI
         url = f"{node.url}/v1/models" if plain else f"{node.url}/node/health"
         try:
-            async with self._session(node).get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            timeout = aiohttp.ClientTimeout(total=5)
+            async with self._session(node).get(url, timeout=timeout, ssl=self._trust(node)) as response:
                 if response.status != 200:
                     raise CallFailed("node_failed", sent=False)
                 return {} if plain else await response.json()
@@ -154,7 +156,9 @@ class Gateway:
         body |= {"max_tokens": call.payload["max_tokens"], "temperature": call.payload["temperature"]}
         headers = {"content-type": "application/json"}
         url = f"{node.url}/v1/chat/completions"
-        async with self._session(node).post(url, data=_encode(body), headers=headers) as response:
+        async with self._session(node).post(
+            url, data=_encode(body), headers=headers, ssl=self._trust(node)
+        ) as response:
             if 400 <= response.status < 500:  # the engine is well, it does not take this question
                 raise CallFailed("invalid_parameter", sent=False, broken=False, details={"field": "messages"})
             if response.status != 200:
@@ -173,7 +177,7 @@ class Gateway:
         now = int(time.time())
         payload = {**call.payload, "issued_at": now, "expires_at": now + MESSAGE_SECONDS}
         envelope = sealing.seal(identity.load(settings.IDENTITY_DIR), node.public, call.id, payload)
-        async with self._tls().post(f"{node.url}/node/messages", data=envelope) as response:
+        async with self._tls().post(f"{node.url}/node/messages", data=envelope, ssl=self._trust(node)) as response:
             if response.status != 200:
                 raise CallFailed("node_failed", sent=response.status >= 500, details={"status": response.status})
             answer: Answer | None = None

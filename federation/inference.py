@@ -39,6 +39,11 @@ from federation.states import TERMINAL, InferenceState
 log = logging.getLogger(__name__)
 
 _Verdict = tuple[int, uuid.UUID | None]
+# The connection may have ended after the commit, and then a sweep runs the request.
+_UNCERTAIN = (
+    "The database did not answer. If the request was taken all the same, its answer comes into your history; asking"
+    " again with the same idempotency key costs nothing more."
+)
 CANCEL_CHANNEL = "fdrouter:cancel"
 _RESCUE_SECONDS = 2.0
 
@@ -156,7 +161,7 @@ class InferenceService:
             for item, future in batch:
                 self._forget(item.id.bytes)
                 if not future.done():
-                    future.set_exception(DependencyUnavailable())
+                    future.set_exception(DependencyUnavailable(_UNCERTAIN, charged=None))
             return
         self._publish([item.id.hex for item, (code, _) in zip(items, verdicts, strict=True) if code == 0])
         for (item, future), (code, existing) in zip(batch, verdicts, strict=True):

@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 def expire_reservations() -> int:
     """Ends overdue reservations of requests that are over or gone; a request still under way keeps its own."""
-    open_ids = list(Inference.objects.exclude(state__in=TERMINAL).values_list("pk", flat=True)[:5000])
     with transaction.atomic():
-        expired = ledger.expire(exclude_states=open_ids)
+        expired = ledger.expire(exclude=Inference.objects.exclude(state__in=TERMINAL))
         record(*(Event(kind="ledger.expire", subject=pk, outcome="ok") for pk in sorted(expired)))
     return len(expired)
 
@@ -33,7 +32,14 @@ def expire_reservations() -> int:
 def _endpoint(node: Node) -> NodeEndpoint:
     public = load_public(node.public_keys) if node.public_keys else None
     return NodeEndpoint(
-        node.pk, node.name, node.hospital_id, node.url, node.transport, frozenset(node.served_models), public
+        node.pk,
+        node.name,
+        node.hospital_id,
+        node.url,
+        node.transport,
+        frozenset(node.served_models),
+        public,
+        certificate_sha256=node.certificate_sha256,
     )
 
 

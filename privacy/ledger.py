@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
+from django.db.models import QuerySet
 from psycopg.types.json import Jsonb
 
 from fdrouter.errors import BlockExhausted, DomainError, InvalidParameter, QuotaSpent
@@ -132,10 +133,15 @@ def release(reservation: UUID) -> bool:
     return bool(_close([reservation], ReservationState.RELEASED, 0))
 
 
-def expire(*, limit: int = 500, exclude_states: Iterable[UUID] = ()) -> set[UUID]:
-    """Ends overdue reservations and keeps their full charge: nobody can say that no data was seen."""
+def expire(*, limit: int = 500, exclude: QuerySet[Any] | None = None) -> set[UUID]:
+    """Ends overdue reservations and keeps their full charge: nobody can say that no data was seen.
+
+    ``exclude``: rows that share their primary key with the reservations that are to stay open.
+    """
     from django.utils import timezone
 
     overdue = Reservation.objects.filter(state=ReservationState.RESERVED, expires_at__lt=timezone.now())
-    ids = overdue.exclude(pk__in=list(exclude_states)).order_by("expires_at").values_list("pk", flat=True)[:limit]
+    if exclude is not None:
+        overdue = overdue.exclude(pk__in=exclude.values("pk"))
+    ids = overdue.order_by("expires_at").values_list("pk", flat=True)[:limit]
     return _close(ids, ReservationState.EXPIRED, None)

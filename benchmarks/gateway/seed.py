@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 
 import django
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 django.setup()
 
@@ -53,6 +55,7 @@ def main() -> None:
     hospital, _ = Hospital.objects.get_or_create(code="bench", defaults={"name": "Bench"})
     department, _ = Department.objects.get_or_create(hospital=hospital, code="general", defaults={"name": "General"})
     scheme = "https" if chosen.tls else "http"
+    certificate = x509.load_pem_x509_certificate((chosen.state / "backend" / "cert.pem").read_bytes())
     Node.objects.update(active=False)
     for port in chosen.ports:
         Node.objects.update_or_create(
@@ -62,6 +65,7 @@ def main() -> None:
                 "name": f"Backend {port}",
                 "url": f"{scheme}://localhost:{port}" if chosen.tls else f"{scheme}://127.0.0.1:{port}",
                 "transport": Transport.OPENAI,
+                "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex() if chosen.tls else "",
                 "served_models": ["fake-model"],
                 "active": True,
             },

@@ -83,7 +83,7 @@ def _header_value(name: str, value: str) -> Any:
     return value
 
 
-def parse(request: HttpRequest, data: bytes) -> Ask:
+async def parse(request: HttpRequest, data: bytes) -> Ask:
     """The body and headers as a valid request.
 
     Raises:
@@ -95,7 +95,7 @@ def parse(request: HttpRequest, data: bytes) -> Ask:
         raise InvalidParameter("The body is not a valid chat completion request.", field="body") from None
     if body.n not in (None, 1):
         raise InvalidParameter("Only one answer a request is given: n must be 1.", field="n")
-    return asks.make(
+    return await asks.make_aside(
         model=body.model,
         messages=body.messages,
         privacy=_privacy(request, body),
@@ -115,7 +115,7 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
         credential = credential_of(request)
         service = inference.service()
         await service.known(credential)  # planning costs time, which only people of the network get
-        ask = parse(request, request.body)
+        ask = await parse(request, request.body)
         request_id = await service.submit(credential, ask)
         frames = service.follow(request_id)
         if ask.stream:

@@ -157,6 +157,7 @@ window.fdrouter = window.fdrouter || {};
 
     charge(error) {
       if (this.kind !== "cohort.text") return "";
+      if (error.charged === null) return "Whether it was charged stands in your history.";
       return error.charged
         ? "The privacy cost stays charged: records had been read. The details are in your history."
         : "No privacy cost was charged.";

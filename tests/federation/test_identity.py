@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import os
@@ -16,13 +17,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from federation import identity
-from federation.gateway import tls_context
+from federation import identity, tls
 from tests.federation.keys import ring
 
 
 def certificate(name: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate((ring().folder(name) / "cert.pem").read_bytes())
+
+
+def fingerprint(name: str) -> str:
+    return certificate(name).fingerprint(hashes.SHA256()).hex()
 
 
 def server_context(name: str) -> ssl.SSLContext:
@@ -38,7 +42,7 @@ def server_context(name: str) -> ssl.SSLContext:
 def client_context(name: str, trusts: str | None = None) -> ssl.SSLContext:
     """The gateway's own context; ``trusts`` swaps in another network's CA, as an attacker may."""
     if trusts is None:
-        return tls_context(ring().folder(name))
+        return tls.context_for(ring().folder(name), fingerprint("northfield"))
     context = ssl.create_default_context(cafile=str(ring().folder(trusts) / "ca.pem"))
     context.load_cert_chain(ring().folder(name) / "cert.pem", ring().folder(name) / "key.pem")
     return context
@@ -54,9 +58,9 @@ def talk(server: ssl.SSLContext, client: ssl.SSLContext, host: str = "localhost"
             raw, _ = listener.accept()
             raw.settimeout(10)
             try:
-                with server.wrap_socket(raw, server_side=True) as tls:
-                    tls.recv(4)
-                    tls.sendall(b"pong")
+                with server.wrap_socket(raw, server_side=True) as line:
+                    line.recv(4)
+                    line.sendall(b"pong")
             except (ssl.SSLError, OSError) as error:
                 refusals["server"] = getattr(error, "reason", None) or type(error).__name__
             finally:
@@ -67,10 +71,10 @@ def talk(server: ssl.SSLContext, client: ssl.SSLContext, host: str = "localhost"
         try:
             with (
                 socket.create_connection(listener.getsockname(), timeout=10) as raw,
-                client.wrap_socket(raw, server_hostname=host) as tls,
+                client.wrap_socket(raw, server_hostname=host) as line,
             ):
-                tls.sendall(b"ping")
-                if tls.recv(4) != b"pong":
+                line.sendall(b"ping")
+                if line.recv(4) != b"pong":
                     refusals["client"] = "closed"
         except ssl.SSLCertVerificationError as error:
             refusals["client"] = error.verify_message
@@ -115,6 +119,40 @@ def test_a_client_without_a_certificate_is_refused() -> None:
 def test_a_node_answers_only_to_its_own_host_names() -> None:
     _, client = talk(server_context("northfield"), client_context("coordinator"), host="elsewhere.example")
     assert client is not None and "Hostname mismatch" in client
+
+
+async def received_from(server: str, client: ssl.SSLContext) -> bytes:
+    """What a node got of one message sent through asyncio, as the gateway does."""
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.set_result(await reader.read(16))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context(server)) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+            writer.write(b"question")
+            await writer.drain()
+        except ssl.SSLCertVerificationError as error:
+            assert "not the one in the roster" in str(error)
+            return b""
+        answer = await asyncio.wait_for(got, 10)
+        writer.close()
+        return answer
+
+
+async def test_a_member_cannot_stand_in_for_another_node() -> None:
+    pinned = client_context("coordinator")
+    assert await received_from("northfield", pinned) == b"question"
+    assert await received_from("lakeside", pinned) == b""
+
+
+@pytest.mark.parametrize("missing", ["", "abc"])
+def test_a_node_without_a_fingerprint_is_not_called(missing: str) -> None:
+    with pytest.raises(ValueError, match="fingerprint"):
+        tls.context_for(ring().folder("coordinator"), missing)
 
 
 def test_old_protocols_are_refused() -> None:
