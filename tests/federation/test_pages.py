@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import uuid
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.staticfiles import finders
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.utils import timezone
@@ -24,6 +26,7 @@ from tests.federation import rows
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
+CLASS_ATTRIBUTE = r'\sclass="((?:\{[{%].*?[}%]\}|[^"])*)"'
 
 
 def page(client: Client, user: User, path: str, expect: int = 200) -> str:
@@ -91,6 +94,30 @@ def test_a_refusal_on_a_page_of_its_own_says_what_happened_and_where_to_go(rf: R
     for text in ("Not enough budget left today", "of Cardiology is used up", "Ask the model without records"):
         assert text in html
     assert middleware.process_exception(request, RuntimeError()) is None
+
+
+# --- weight -------------------------------------------------------------------------------------------------------
+FIRST_PAGE_BYTES = 100_000
+"""The bar for the first page, compressed with gzip, without fonts."""
+
+
+def test_the_first_page_is_light(client: Client) -> None:
+    rows.node(hospital())
+    html = page(client, person("ada"), "/")
+    links = re.findall(r'(?:href|src)="/static/([^"]+)"', html)
+    files = [Path(str(finders.find(name))).read_bytes() for name in links]
+    assert len(files) > 6, "style sheets, scripts and the icon"
+    assert sum(len(gzip.compress(content)) for content in (html.encode(), *files)) < FIRST_PAGE_BYTES
+
+
+def test_every_class_of_the_templates_is_in_a_style_sheet() -> None:
+    """The base holds only what we use of its maker's sheet: another class of that maker would do nothing."""
+    sheets = [*(ROOT / "static" / "app").glob("*.css"), ROOT / "static" / "compliance" / "portal.css"]
+    known = {name for file in sheets for name in re.findall(r"\.([a-zA-Z][\w-]*)", file.read_text(encoding="utf-8"))}
+    templates = [file for file in (ROOT / "templates").rglob("*.html") if file.name != "report.html"]
+    values = (v for file in templates for v in re.findall(CLASS_ATTRIBUTE, file.read_text(encoding="utf-8")))
+    used = {name for value in values for name in re.sub(r"\{[{%].*?[}%]\}", " ", value).split()}
+    assert {name for name in used - known if not name.endswith("-")} == set()
 
 
 # --- Ask ----------------------------------------------------------------------------------------------------------
