@@ -6,7 +6,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
 BIN := .venv/bin
-FAST := -m "not engine and not flow and not browser"
+FAST := -m "not engine and not flow and not browser and not stack"
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,7 +52,7 @@ unit: setup-test
 	$(BIN)/pytest $(FAST)
 
 flows: setup-test
-	$(BIN)/pytest -m "engine or flow or browser"
+	$(BIN)/pytest -m "engine or flow or browser or stack"
 
 bench-gateway: setup-bench  ## Measure the coordinator against a backend called directly
 	$(BIN)/python benchmarks/gateway/run.py
