@@ -23,7 +23,7 @@ from accounts.principals import Principal
 from compliance import access
 from compliance.period import Period
 from federation.models import Inference, Node
-from privacy import quotas
+from privacy import limits, quotas
 from privacy.models import Entry, EntryKind, ReservationState, Scope, ScopeKind, Unit
 
 FULL_SHARE = 0.9
@@ -105,8 +105,8 @@ def _epsilon_entries() -> QuerySet[Entry]:
     )
 
 
-def _default_cap(department: str) -> int:
-    return quotas.micro(quotas.DEPARTMENT_EPSILON.get(department, quotas.OTHER_DEPARTMENT_EPSILON))
+def _default_cap(department: Department) -> int:
+    return limits.effective().cap(ScopeKind.DEPARTMENT, Unit.MICRO_EPSILON, department.hospital_id, department.code)
 
 
 def _used_today(scope: Scope) -> int:
@@ -143,7 +143,7 @@ def _department(
     """A quota is created with its first request; until then the default that it will get is its cap."""
     days = by_day.get(scope.pk, {}) if scope else {}
     today = _used_today(scope) if scope else 0
-    cap = scope.cap if scope else _default_cap(row.code)
+    cap = scope.limit if scope else _default_cap(row)
     peak_day = max(days, key=lambda day: days[day], default=None)
     peak = days[peak_day] if peak_day is not None else 0
     return DepartmentSpend(

@@ -99,7 +99,7 @@ def refusal(scope_id: int, amount: int) -> DomainError:
         "scope": scope.kind,
         "key": scope.key,
         "unit": scope.unit,
-        "cap": scope.cap,
+        "cap": scope.limit,
         "used": scope.used,
         "needed": amount,
     }

@@ -12,6 +12,7 @@ class ScopeKind(models.TextChoices):
     BLOCK = "block", "hospital dataset block"
     USER = "user"
     DEPARTMENT = "department"
+    HOSPITAL = "hospital"
 
 
 class Unit(models.TextChoices):
@@ -23,10 +24,11 @@ class Unit(models.TextChoices):
 
 
 class Scope(models.Model):
-    """One budget. ``used`` lies between 0 and ``cap`` because the database says so.
+    """One budget. ``used`` lies between 0 and ``cap + extra`` because the database says so.
 
     A block's ``cap`` is the Renyi filter's at the frozen order ``alpha`` for (``epsilon``, ``delta``); it never
-    resets. A quota has ``resets=True`` and starts again on each day of its ``time_zone``.
+    resets. A quota has ``resets=True`` and starts again on each day of its ``time_zone``; ``extra`` is what was granted
+    to it (or, negative, handed over to another quota) for the present day alone.
     """
 
     kind = models.CharField(max_length=16, choices=ScopeKind.choices)
@@ -34,6 +36,7 @@ class Scope(models.Model):
     unit = models.CharField(max_length=16, choices=Unit.choices)
     cap = models.BigIntegerField()
     used = models.BigIntegerField(default=0)
+    extra = models.BigIntegerField(default=0, db_default=0)
     resets = models.BooleanField(default=False)
     period = models.DateField(null=True, blank=True)
     time_zone = models.CharField(max_length=60, default="UTC")
@@ -46,10 +49,12 @@ class Scope(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["kind", "key", "unit"], name="scope_once"),
-            models.CheckConstraint(condition=Q(used__gte=0) & Q(used__lte=F("cap")), name="scope_not_overspent"),
+            models.CheckConstraint(
+                condition=Q(used__gte=0) & Q(used__lte=F("cap") + F("extra")), name="scope_not_overspent"
+            ),
             models.CheckConstraint(
                 condition=~Q(kind="block")
-                | Q(resets=False, epsilon__isnull=False, delta__isnull=False, alpha__isnull=False),
+                | Q(resets=False, extra=0, epsilon__isnull=False, delta__isnull=False, alpha__isnull=False),
                 name="block_is_a_frozen_filter",
             ),
             models.CheckConstraint(condition=Q(resets=False) | Q(period__isnull=False), name="quota_has_a_period"),
@@ -57,6 +62,11 @@ class Scope(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key} ({self.unit})"
+
+    @property
+    def limit(self) -> int:
+        """What may be used of it in its present period, grants included."""
+        return self.cap + self.extra
 
 
 class ReservationState(models.TextChoices):
@@ -124,3 +134,60 @@ class Entry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.amount} of {self.scope_id}"
+
+
+class LimitDocument(models.Model):
+    """A document of daily limits that somebody applied; append-only, the newest one counts."""
+
+    document = models.JSONField()
+    digest = models.CharField(max_length=64)
+    applied_by = models.CharField(max_length=150)
+    applied_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"limits {self.digest[:12]}"
+
+
+class GrantState(models.TextChoices):
+    """A wish for more is decided once."""
+
+    REQUESTED = "requested"
+    APPROVED = "approved"
+    DENIED = "denied"
+
+
+class QuotaGrant(models.Model):
+    """A wish for more of a quota on one day, from nowhere (``source`` null) or out of another quota.
+
+    ``amount`` counts in the units of ``scope``. Approval takes a second person.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    scope = models.ForeignKey(Scope, on_delete=models.PROTECT, related_name="grants")
+    source = models.ForeignKey(Scope, on_delete=models.PROTECT, null=True, related_name="handed_over")
+    amount = models.BigIntegerField()
+    reason = models.CharField(max_length=300)
+    state = models.CharField(max_length=12, choices=GrantState.choices, default=GrantState.REQUESTED)
+    period = models.DateField(help_text="The quota's day for which it was asked.")
+    requested_by = models.BigIntegerField()
+    requested_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.BigIntegerField(null=True)
+    decided_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="grant_is_positive"),
+            models.CheckConstraint(condition=~Q(source=F("scope")), name="grant_from_elsewhere"),
+            models.CheckConstraint(
+                condition=Q(state="requested", decided_by=None, decided_at=None)
+                | Q(decided_by__isnull=False, decided_at__isnull=False) & ~Q(state="requested"),
+                name="grant_decided_by_somebody",
+            ),
+            models.CheckConstraint(condition=~Q(decided_by=F("requested_by")), name="grant_by_a_second_person"),
+            models.UniqueConstraint(
+                fields=["scope", "requested_by"], condition=Q(state="requested"), name="grant_one_open_wish"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.state}"

@@ -8,15 +8,12 @@ from zoneinfo import ZoneInfo
 
 from accounts.models import Hospital
 from accounts.principals import Principal
+from privacy import limits
 from privacy.ledger import Charge
+from privacy.limits import MICRO, micro
 from privacy.models import Scope, ScopeKind, Unit
 
-MICRO = 1_000_000
-USER_EPSILON = 10.0
-DEPARTMENT_EPSILON = {"emergency": 20.0, "radiology": 10.0, "general": 5.0, "research": 2.0}
-OTHER_DEPARTMENT_EPSILON = 10.0
-USER_REQUESTS = 2_000
-DEPARTMENT_REQUESTS = 50_000
+__all__ = ["MICRO", "QuotaScopes", "department_key", "hospital_key", "micro", "scopes_for", "user_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +22,7 @@ class QuotaScopes:
 
     user_epsilon: int
     department_epsilon: int
+    hospital_epsilon: int
     user_requests: int
     department_requests: int
 
@@ -33,14 +31,8 @@ class QuotaScopes:
         requests = (Charge(self.user_requests, 1), Charge(self.department_requests, 1))
         if not epsilon_micro:
             return requests
-        epsilon = (Charge(self.user_epsilon, epsilon_micro), Charge(self.department_epsilon, epsilon_micro))
-        return (*epsilon, *requests)
-
-
-def micro(epsilon: float) -> int:
-    """Epsilon in whole millionths, rounded up: a charge is never less than the claim."""
-    scaled = round(epsilon * MICRO)
-    return scaled if scaled >= epsilon * MICRO - 1e-6 else scaled + 1
+        payers = (self.user_epsilon, self.department_epsilon, self.hospital_epsilon)
+        return (*(Charge(scope, epsilon_micro) for scope in payers), *requests)
 
 
 def user_key(user_id: int) -> str:
@@ -51,41 +43,50 @@ def department_key(department_id: int) -> str:
     return f"department:{department_id}"
 
 
-def scopes_for(principal: Principal) -> QuotaScopes:
-    """The person's scopes, created with their default caps on first use. Two processes may create at once."""
-    department = principal.department or "network"
-    zone = Hospital.objects.get(pk=principal.hospital).time_zone if principal.hospital else "UTC"
-    today = datetime.now(ZoneInfo(zone)).date()
-    department_id = principal.department_id or 0
-    wanted = [
-        (ScopeKind.USER, user_key(principal.user_id), Unit.MICRO_EPSILON, micro(USER_EPSILON), principal.display_name),
-        (ScopeKind.USER, user_key(principal.user_id), Unit.REQUESTS, USER_REQUESTS, principal.display_name),
-        (
-            ScopeKind.DEPARTMENT,
-            department_key(department_id),
-            Unit.MICRO_EPSILON,
-            micro(DEPARTMENT_EPSILON.get(department, OTHER_DEPARTMENT_EPSILON)),
-            department.capitalize(),
-        ),
-        (
-            ScopeKind.DEPARTMENT,
-            department_key(department_id),
-            Unit.REQUESTS,
-            DEPARTMENT_REQUESTS,
-            department.capitalize(),
-        ),
+def hospital_key(hospital: str) -> str:
+    return f"hospital:{hospital}"
+
+
+def _wanted(principal: Principal) -> list[Scope]:
+    """The person's scopes as they are opened: nothing used, caps from the limits that count now."""
+    hospital, department = principal.hospital or "", principal.department or ""
+    limit = limits.effective()
+    zone = Hospital.objects.get(pk=hospital).time_zone if hospital else "UTC"
+    user, ward = user_key(principal.user_id), department_key(principal.department_id or 0)
+    ward_name = (department or "network").capitalize()
+    named = [
+        (ScopeKind.USER, user, Unit.MICRO_EPSILON, principal.display_name),
+        (ScopeKind.USER, user, Unit.REQUESTS, principal.display_name),
+        (ScopeKind.DEPARTMENT, ward, Unit.MICRO_EPSILON, ward_name),
+        (ScopeKind.DEPARTMENT, ward, Unit.REQUESTS, ward_name),
+        (ScopeKind.HOSPITAL, hospital_key(hospital or "network"), Unit.MICRO_EPSILON, hospital or "network"),
     ]
-    common = {"resets": True, "period": today, "time_zone": zone, "hospital": principal.hospital or ""}
-    Scope.objects.bulk_create(
-        [Scope(kind=k, key=key, unit=unit, cap=cap, label=label, **common) for k, key, unit, cap, label in wanted],
-        ignore_conflicts=True,
-    )
-    keys: dict[tuple[str, str], str] = {(kind, unit): key for kind, key, unit, _, _ in wanted}
-    rows = Scope.objects.filter(key__in=set(keys.values())).values_list("kind", "key", "unit", "id")
-    found = {(kind, unit): pk for kind, key, unit, pk in rows if keys.get((kind, unit)) == key}
+    return [
+        Scope(
+            kind=kind,
+            key=key,
+            unit=unit,
+            cap=limit.cap(kind, unit, hospital, department),
+            label=label,
+            resets=True,
+            period=datetime.now(ZoneInfo(zone)).date(),
+            time_zone=zone,
+            hospital=hospital,
+        )
+        for kind, key, unit, label in named
+    ]
+
+
+def scopes_for(principal: Principal) -> QuotaScopes:
+    """The person's scopes, opened on first use. Two processes may open at once."""
+    wanted = _wanted(principal)
+    Scope.objects.bulk_create(wanted, ignore_conflicts=True)
+    rows = Scope.objects.filter(key__in={scope.key for scope in wanted}).values_list("kind", "unit", "id")
+    found = {(kind, unit): pk for kind, unit, pk in rows}
     return QuotaScopes(
         user_epsilon=found[ScopeKind.USER, Unit.MICRO_EPSILON],
         department_epsilon=found[ScopeKind.DEPARTMENT, Unit.MICRO_EPSILON],
+        hospital_epsilon=found[ScopeKind.HOSPITAL, Unit.MICRO_EPSILON],
         user_requests=found[ScopeKind.USER, Unit.REQUESTS],
         department_requests=found[ScopeKind.DEPARTMENT, Unit.REQUESTS],
     )

@@ -53,13 +53,14 @@ def _gauge(scope: Scope, now: datetime) -> Gauge:
     zone = ZoneInfo(scope.time_zone)
     today = now.astimezone(zone).date()
     # The ledger starts a day with its first charge; until then yesterday's row still holds yesterday's use.
-    used = 0 if scope.resets and scope.period is not None and scope.period < today else scope.used
+    over = scope.resets and scope.period is not None and scope.period < today
+    used, limit = (0, scope.cap) if over else (scope.used, scope.limit)
     scale = quotas.MICRO if scope.unit == Unit.MICRO_EPSILON else 1
     return Gauge(
         scope=scope.kind,
         label=scope.label or scope.key,
         unit=scope.unit,
-        cap=scope.cap / scale,
+        cap=limit / scale,
         used=used / scale,
         time_zone=scope.time_zone,
         started_at=_midnight(today, zone),
@@ -75,8 +76,14 @@ def balances(principal: Principal, *, now: datetime | None = None) -> list[Gauge
     if not principal.is_clinical:
         return []
     scopes = quotas.scopes_for(principal)
-    order = (scopes.user_epsilon, scopes.department_epsilon, scopes.user_requests, scopes.department_requests)
-    found = Scope.objects.filter(kind__in=[ScopeKind.USER, ScopeKind.DEPARTMENT]).in_bulk(order)
+    order = (
+        scopes.user_epsilon,
+        scopes.department_epsilon,
+        scopes.hospital_epsilon,
+        scopes.user_requests,
+        scopes.department_requests,
+    )
+    found = Scope.objects.exclude(kind=ScopeKind.BLOCK).in_bulk(order)
     moment = now or datetime.now(UTC)
     return [_gauge(found[pk], moment) for pk in order]
 

@@ -60,18 +60,31 @@ def is_whole(value: object) -> bool:
 
 def check_epsilon(epsilon: float, *, high: float = MAX_EPSILON) -> float:
     """``epsilon`` as a float; raises :class:`InvalidParameter` unless it is finite and in (0, high]."""
-    return _number(epsilon, "epsilon", MIN_EPSILON, high)
+    return check_number(epsilon, "epsilon", MIN_EPSILON, high)
 
 
 def check_delta(delta: float, *, high: float = 0.5) -> float:
     """``delta`` as a float; raises :class:`InvalidParameter` unless it is finite and in (0, high]."""
-    return _number(delta, "delta", MIN_DELTA, high)
+    return check_number(delta, "delta", MIN_DELTA, high)
 
 
-def _number(value: float, field: str, low: float, high: float) -> float:
+def check_number(value: float, field: str, low: float, high: float) -> float:
+    """``value`` as a float; raises :class:`InvalidParameter` unless it is a finite number in [low, high]."""
     if not is_number(value) or not low <= value <= high:
         raise InvalidParameter(f"{field} must be a number from {low:g} to {high:g}.", field=field, low=low, high=high)
     return float(value)
+
+
+def check_whole(value: int, field: str, low: int, high: int) -> int:
+    """``value``; raises :class:`InvalidParameter` unless it is a whole number (no truth value) in [low, high]."""
+    if not is_whole(value) or not low <= value <= high:
+        raise InvalidParameter(f"{field} must be a whole number from {low} to {high}.", field=field, low=low, high=high)
+    return value
+
+
+def up(value: float) -> float:
+    """``value`` (0 or more) rounded up by more than the float error of one formula: a cost never shrinks."""
+    return math.nextafter(value * (1 + 1e-12), math.inf) if value > 0 else 0.0
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: a cached 1 must not let True pass

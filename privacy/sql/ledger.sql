@@ -49,7 +49,7 @@ BEGIN
       CONTINUE WHEN verdicts[i] <> 0;
       SELECT s.id INTO short FROM unnest(line_of, line_scope, line_amount) AS l(nth, scope, amount)
         JOIN privacy_scope s ON s.id = l.scope
-        WHERE l.nth = i AND l.amount > s.cap - s.used ORDER BY s.id LIMIT 1;
+        WHERE l.nth = i AND l.amount > s.cap + s.extra - s.used ORDER BY s.id LIMIT 1;
       IF FOUND THEN
         verdicts[i] := short;
       ELSE
@@ -77,7 +77,7 @@ BEGIN
       SELECT id, used, (now() AT TIME ZONE time_zone)::date AS today FROM privacy_scope
         WHERE id = ANY (scopes) AND resets AND period < (now() AT TIME ZONE time_zone)::date
     ), moved AS (
-      UPDATE privacy_scope s SET used = 0, period = due.today FROM due WHERE s.id = due.id
+      UPDATE privacy_scope s SET used = 0, extra = 0, period = due.today FROM due WHERE s.id = due.id
         RETURNING s.id, due.used AS before, due.today)
     INSERT INTO privacy_entry (at, scope_id, kind, amount, period)
       SELECT now(), id, 'reset', -before, today FROM moved WHERE before > 0;
@@ -113,4 +113,18 @@ BEGIN
       SELECT now(), back.id, back.scope_id, 'refund', -back.amount, back.period
       FROM back JOIN privacy_scope p ON p.id = back.scope_id AND p.period IS NOT DISTINCT FROM back.period)
   SELECT ended.id FROM ended;
+END $$;
+
+-- Gives `amount` more to a quota for its present day, out of `source`'s own day if one is named. Both days begin first
+-- if they are due, so a grant never outlives midnight. A source that cannot spare it violates scope_not_overspent.
+CREATE OR REPLACE FUNCTION ledger_grant(target bigint, source bigint, amount bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  scopes bigint[] := array_remove(ARRAY[target, source], NULL);
+BEGIN
+  PERFORM 1 FROM privacy_scope WHERE id = ANY (scopes) ORDER BY id FOR NO KEY UPDATE;
+  IF amount <= 0 OR (SELECT count(*) FROM privacy_scope WHERE id = ANY (scopes) AND resets) <> cardinality(scopes) THEN
+    RAISE EXCEPTION 'only quotas can be granted more' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  PERFORM ledger_roll(scopes);
+  UPDATE privacy_scope SET extra = extra + CASE WHEN id = target THEN amount ELSE -amount END WHERE id = ANY (scopes);
 END $$;

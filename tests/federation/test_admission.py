@@ -98,7 +98,7 @@ def test_evidence_names_person_place_policy_and_charges(ada: User) -> None:
     assert decision.details["policies"] == ["cohort-for-prescribers-and-researchers"]
     assert submit.details["digest"] == item.digest.hex() and submit.details["kind"] == "cohort.text"
     assert reserve.details["epsilon_micro"] == 3_000_000
-    assert sorted(amount for _, amount in reserve.details["charges"]) == [1, 1, 3_000_000, 3_000_000]
+    assert sorted(amount for _, amount in reserve.details["charges"]) == [1, 1, 3_000_000, 3_000_000, 3_000_000]
 
 
 @pytest.mark.django_db
@@ -138,7 +138,7 @@ def test_nobody_sees_a_part_of_it(ada: User) -> None:
         with transaction.atomic():
             admit(item)
             assert counts(other) == [0, 0, 0, 0]
-        assert counts(other) == [1, 1, 4, 3]
+        assert counts(other) == [1, 1, 5, 3]
 
 
 # --- who may -------------------------------------------------------------------------------------------------------

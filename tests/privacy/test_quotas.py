@@ -51,14 +51,15 @@ def test_whole_millionths_stay_what_they_are(amount: int) -> None:
     ("department", "cap"),
     [("emergency", 20), ("radiology", 10), ("general", 5), ("research", 2), ("cardiology", 10), ("oncology", 10)],
 )
-def test_first_use_opens_four_scopes_with_the_usual_caps(department: str, cap: int) -> None:
+def test_first_use_opens_the_scopes_with_the_usual_caps(department: str, cap: int) -> None:
     user = people.person("ada", works_in=people.department(department))
     found = quotas.scopes_for(people.principal(user))
     rows = scopes(user.pk)
     assert rows[ScopeKind.USER, Unit.MICRO_EPSILON].cap == 10_000_000
     assert rows[ScopeKind.DEPARTMENT, Unit.MICRO_EPSILON].cap == cap * 1_000_000
-    assert rows[ScopeKind.USER, Unit.REQUESTS].cap == quotas.USER_REQUESTS
-    assert rows[ScopeKind.DEPARTMENT, Unit.REQUESTS].cap == quotas.DEPARTMENT_REQUESTS
+    assert rows[ScopeKind.HOSPITAL, Unit.MICRO_EPSILON].cap == 60_000_000
+    assert rows[ScopeKind.USER, Unit.REQUESTS].cap == 2_000
+    assert rows[ScopeKind.DEPARTMENT, Unit.REQUESTS].cap == 50_000
     assert (found.user_epsilon, found.department_requests) == (
         rows[ScopeKind.USER, Unit.MICRO_EPSILON].pk,
         rows[ScopeKind.DEPARTMENT, Unit.REQUESTS].pk,
@@ -73,7 +74,7 @@ def test_the_second_use_finds_them_and_changes_nothing() -> None:
     Scope.objects.filter(pk=first.user_epsilon).update(cap=5, label="smaller")
     assert quotas.scopes_for(principal) == first
     assert Scope.objects.get(pk=first.user_epsilon).cap == 5, "a cap that an officer lowered stays"
-    assert Scope.objects.count() == 4
+    assert Scope.objects.count() == 5
 
 
 @pytest.mark.django_db
@@ -108,9 +109,9 @@ def test_a_post_without_a_department_has_scopes_of_its_own() -> None:
 
 
 def test_charges_of_a_request() -> None:
-    found = quotas.QuotaScopes(1, 2, 3, 4)
-    assert found.charges(0) == (Charge(3, 1), Charge(4, 1))
-    assert set(found.charges(7)) == {Charge(1, 7), Charge(2, 7), Charge(3, 1), Charge(4, 1)}
+    found = quotas.QuotaScopes(1, 2, 3, 4, 5)
+    assert found.charges(0) == (Charge(4, 1), Charge(5, 1))
+    assert set(found.charges(7)) == {Charge(1, 7), Charge(2, 7), Charge(3, 7), Charge(4, 1), Charge(5, 1)}
 
 
 @pytest.mark.django_db
@@ -138,6 +139,6 @@ def test_many_processes_open_the_same_scopes_at_once() -> None:
         return found
 
     assert len(set(race([open_and_pay] * 8))) == 1
-    assert Scope.objects.count() == 4
+    assert Scope.objects.count() == 5
     assert Scope.objects.get(kind=ScopeKind.USER, unit=Unit.MICRO_EPSILON).used == 8_000_000
     audit()

@@ -25,6 +25,7 @@ def test_a_fresh_person_has_the_usual_caps_untouched() -> None:
     assert [(g.scope, g.unit, g.cap, g.used) for g in gauges] == [
         ("user", Unit.MICRO_EPSILON, 10.0, 0.0),
         ("department", Unit.MICRO_EPSILON, 20.0, 0.0),
+        ("hospital", Unit.MICRO_EPSILON, 60.0, 0.0),
         ("user", Unit.REQUESTS, 2000.0, 0.0),
         ("department", Unit.REQUESTS, 50000.0, 0.0),
     ]
@@ -36,9 +37,9 @@ def test_a_charge_moves_the_persons_and_the_departments_gauge_and_nobody_elses()
     outsider = principal(person("eve", works_in=elsewhere))
     charges = quotas.scopes_for(ada).charges(quotas.micro(3.0))
     ledger.reserve(ledger.Request(id=uuid.uuid4(), charges=charges))
-    assert [g.left for g in balances(ada)] == [7.0, 7.0, 1999.0, 49999.0]
-    assert [g.left for g in balances(colleague)] == [10.0, 7.0, 2000.0, 49999.0]
-    assert [g.left for g in balances(outsider)] == [10.0, 10.0, 2000.0, 50000.0]
+    assert [g.left for g in balances(ada)] == [7.0, 7.0, 57.0, 1999.0, 49999.0]
+    assert [g.left for g in balances(colleague)] == [10.0, 7.0, 57.0, 2000.0, 49999.0]
+    assert [g.left for g in balances(outsider)] == [10.0, 10.0, 60.0, 2000.0, 50000.0]
 
 
 def test_yesterdays_use_does_not_count_today() -> None:

@@ -75,7 +75,7 @@ def kept(reservation: uuid.UUID, scope: Scope) -> int:
 
 
 def audit(scopes: Iterable[Scope] = ()) -> None:
-    """The books balance: for every scope ``0 <= used <= cap`` and ``used`` is the sum of its entries.
+    """The books balance: for every scope ``0 <= used <= limit`` and ``used`` is the sum of its entries.
 
     And for every reservation: one charge a scope, refunds never above it, everything back only if it was released.
     """
@@ -83,7 +83,7 @@ def audit(scopes: Iterable[Scope] = ()) -> None:
     for scope in Scope.objects.filter(pk__in=wanted) if wanted else Scope.objects.all():
         total = Entry.objects.filter(scope=scope).aggregate(total=Sum("amount"))["total"] or 0
         assert scope.used == total, f"{scope}: used {scope.used}, entries {total}"
-        assert 0 <= scope.used <= scope.cap, f"{scope}: {scope.used} of {scope.cap}"
+        assert 0 <= scope.used <= scope.limit, f"{scope}: {scope.used} of {scope.limit}"
     entries = Entry.objects.exclude(reservation=None).select_related("reservation")
     lines: dict[tuple[uuid.UUID, int], list[Entry]] = {}
     for entry in entries.filter(scope__in=wanted) if wanted else entries:
