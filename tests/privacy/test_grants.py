@@ -32,7 +32,8 @@ def officer(name: str = "olivia", hospital: Any = None, *, network: bool = False
 
 
 def ask(who: Principal, **changes: Any) -> QuotaGrant:
-    return grants.request(who, **({"target": "department", "epsilon": 3.0, "reason": REASON} | changes))
+    wish: dict[str, Any] = {"target": "department", "epsilon": 3.0, "reason": REASON} | changes
+    return grants.request(who, **wish)
 
 
 def left(who: Principal, scope: str = "department") -> float:
