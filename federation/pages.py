@@ -13,7 +13,7 @@ from accounts.policy import PURPOSES
 from accounts.principals import Principal
 from fdrouter import errors
 from fdrouter.errors import DomainError
-from federation import selectors
+from federation import quotes, selectors
 from federation.asks import MAX_PROMPT_BYTES
 from federation.models import Kind
 from federation.states import InferenceState
@@ -79,15 +79,36 @@ TABS = (
 )
 
 
+PRESETS = (1.0, 2.0, DEFAULT_EPSILON, 5.0)
+
+
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """One step of the privacy cost control."""
+class Costs:
+    """The privacy cost control: amounts with what each buys, and the one that is chosen.
 
-    epsilon: float
-    label: str
+    ``chosen`` is ``None`` where nothing fits; ``nothing`` then says why. ``custom``: it is none of the presets.
+    """
+
+    presets: tuple[quotes.Offer, ...]
+    chosen: float | None
+    least: float
+    nothing: str = ""
+    most: float = MAX_EPSILON
+
+    @property
+    def custom(self) -> float | None:
+        return None if any(offer.epsilon == self.chosen for offer in self.presets) else self.chosen
 
 
-PRESETS = (Preset(1.0, "A few words"), Preset(DEFAULT_EPSILON, "A sentence"), Preset(5.0, "More certain"))
+def costs(principal: Principal, wanted: float = DEFAULT_EPSILON) -> Costs:
+    """The wanted amount where it fits what is left; otherwise the largest preset that does, or else what is left."""
+    found = quotes.offers(principal, PRESETS)
+    if found.largest is None:
+        return Costs(found.offers, None, found.least, found.obstacle)
+    if wanted <= found.largest:
+        return Costs(found.offers, wanted, found.least)
+    fitting = [offer.epsilon for offer in found.offers if offer.fits]
+    return Costs(found.offers, max(fitting, default=found.largest), found.least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +124,13 @@ class Composer:
     chosen_sources: list[str]
     purposes: list[tuple[str, str]]
     purpose: str
-    epsilon: float
-    presets: tuple[Preset, ...] = PRESETS
-    max_epsilon: float = MAX_EPSILON
+    costs: Costs | None
     max_bytes: int = MAX_PROMPT_BYTES
 
     @property
     def script(self) -> dict[str, Any]:
         """What the page's script has to know."""
         return {
-            "epsilon": self.epsilon,
             "placeholders": {tab.kind.value: tab.placeholder for tab in self.tabs},
             "troubles": {code: asdict(known) for code, known in TROUBLES.items()},
         }
@@ -134,7 +152,7 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
         chosen_sources=list(again.row.hospitals) if again else [],
         purposes=[(code, PURPOSES[code]) for code in usable],
         purpose=purpose if purpose in usable else next(iter(usable), ""),
-        epsilon=again.epsilon if again and again.epsilon else DEFAULT_EPSILON,
+        costs=costs(principal, (again and again.epsilon) or DEFAULT_EPSILON) if Kind.COHORT_TEXT in allowed else None,
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from accounts.principals import Principal
-from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, QuotaSpent
+from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, PushTooSmall, QuotaSpent
 from federation.models import Kind, Node, Transport
 from privacy import quotas
 from privacy.dp import accounting
-from privacy.dp.text_plan import TextPlan, plan_text
+from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
 from privacy.models import ScopeKind
 from privacy.selectors import Gauge, balances
 
@@ -129,15 +130,98 @@ def quote(
         if error.code == "invalid_parameter":
             raise
         return Quote(chosen, CLAIMS[chosen], 0, None, user, department, shown, error)
-    refusal = _refusal(plan, gauges.values(), blocks) if nodes else NoNode()
+    refusal = _refusal(plan, list(gauges.values()), blocks) if nodes else NoNode()
     seconds = expected_seconds(chosen, plan)
     return Quote(chosen, CLAIMS[chosen], seconds, plan, user, department, shown, refusal)
 
 
-def _refusal(plan: TextPlan, gauges: Iterable[Gauge], blocks: list[_Block]) -> DomainError | None:
+def _refusal(plan: TextPlan, gauges: Sequence[Gauge], blocks: list[_Block]) -> DomainError | None:
+    """``details['try']`` holds the largest cost that would fit, if any does."""
+    largest = _largest(gauges, blocks)
+    smaller = {"try": [{"epsilon": largest}]} if largest is not None else {}
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
-            return QuotaSpent(f"Today's privacy budget of {gauge.label} cannot pay for this.", scope=gauge.scope)
+            owner = "yours" if gauge.scope == ScopeKind.USER else f"that of {gauge.label}"
+            why = f"Of today's privacy budgets, {owner} cannot pay for this: {_short(gauge.left)} is left."
+            return QuotaSpent(why, scope=gauge.scope, **smaller)
     if blocks and not any(block.pays(plan) for block in blocks):
-        return BlockExhausted()
+        return BlockExhausted(**smaller)
     return None
+
+
+# --- what could be afforded ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One amount of privacy cost: what it buys, and ``obstacle`` where it does not fit what is left."""
+
+    epsilon: float
+    plan: TextPlan | None
+    obstacle: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return self.plan is not None and not self.obstacle
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """The amounts that were asked about, in order, and ``largest``: the largest cost that fits, in tenths, or none.
+
+    ``least`` is what the smallest question costs; below it the records could not influence a word. ``obstacle`` says
+    what even that does not fit.
+    """
+
+    offers: tuple[Offer, ...]
+    largest: float | None
+    least: float
+    obstacle: str
+
+
+def offers(principal: Principal, amounts: Sequence[float]) -> Offers:
+    """Which of these amounts fit the person's quota, their department's and at least one hospital's block."""
+    gauges = [gauge for gauge in balances(principal) if gauge.is_privacy]
+    blocks = _blocks(_nodes(()))
+    found = tuple(_offer(amount, gauges, blocks) for amount in amounts)
+    least = least_cost()
+    return Offers(found, _largest(gauges, blocks), least, _offer(least, gauges, blocks).obstacle)
+
+
+def _offer(epsilon: float, gauges: Sequence[Gauge], blocks: list[_Block]) -> Offer:
+    try:
+        plan = plan_text(epsilon=epsilon)
+    except PushTooSmall:
+        return Offer(epsilon, None, "too low for the records to be heard")
+    for gauge in sorted(gauges, key=lambda gauge: gauge.left):
+        if quotas.micro(epsilon) > quotas.micro(gauge.left):
+            owner = "you have" if gauge.scope == ScopeKind.USER else f"{gauge.label} has"
+            return Offer(epsilon, plan, f"{owner} {_short(gauge.left)} left today")
+    if blocks and not any(block.pays(plan) for block in blocks):
+        return Offer(epsilon, plan, "more than any hospital's records can still pay")
+    return Offer(epsilon, plan)
+
+
+def _short(value: float) -> str:
+    """At most two decimals, rounded down: never more than there is."""
+    return f"{math.floor(value * 100 + 1e-6) / 100:.2f}".rstrip("0").rstrip(".")
+
+
+def _largest(gauges: Sequence[Gauge], blocks: list[_Block]) -> float | None:
+    """The largest tenth that fits; the smallest question's own cost where no tenth does."""
+    most = min([MAX_EPSILON, *(gauge.left for gauge in gauges)])
+    if blocks:
+        most = min(most, max(block.epsilon_left for block in blocks))
+    tenth = math.floor(most * 10 + 1e-6)
+    # A block's figure is rounded and at another order, so the first try may be a step too high.
+    for candidate in (tenth / 10, (tenth - 1) / 10, least_cost()):
+        if candidate > 0 and _offer(candidate, gauges, blocks).fits:
+            return candidate
+    return None
+
+
+def least_cost() -> float:
+    """Epsilon of the cheapest question over records, a hundredth exact."""
+    try:
+        plan_text(epsilon=0.01)
+    except PushTooSmall as error:
+        return float(next(offer["epsilon"] for offer in error.details["try"] if "epsilon" in offer))
+    return 0.01

@@ -18,6 +18,7 @@ from accounts.views import principal_required
 from fdrouter.errors import DomainError, InvalidParameter, NotFound, PolicyDenied
 from federation import pages, quotes, selectors
 from federation.models import Kind
+from privacy.dp.text_plan import DEFAULT_EPSILON
 from privacy.selectors import balances
 
 PURPOSE_SECONDS = 180 * 24 * 3600
@@ -45,8 +46,10 @@ def ask(request: HttpRequest, principal: Principal) -> HttpResponse:
 @never_cache
 @principal_required
 def side(request: HttpRequest, principal: Principal) -> HttpResponse:
-    """What is left and what was asked last, as a part of the Ask page: read again after every answer."""
-    context = {"gauges": balances(principal), "recent": selectors.recent(principal)}
+    """What is left, what was asked last and which costs still fit: read again by the Ask page after every answer."""
+    context: dict[str, Any] = {"gauges": balances(principal), "recent": selectors.recent(principal), "again": True}
+    if Kind.COHORT_TEXT in selectors.purposes_by_kind(principal):
+        context["costs"] = pages.costs(principal, _number(request.GET.get("epsilon", "")) or DEFAULT_EPSILON)
     return render(request, "federation/_side.html", context)
 
 
@@ -90,15 +93,21 @@ def quote(request: HttpRequest, principal: Principal) -> HttpResponse:
     return response
 
 
+def _number(text: str) -> float | None:
+    """A finite number or ``None``."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def _epsilon(request: HttpRequest) -> float | None:
     text = request.GET.get("epsilon", "").strip()
     if not text:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = _number(text)
+    if value is None:
         raise InvalidParameter("The privacy cost must be a number.", field="epsilon")
     return value
 

@@ -11,7 +11,6 @@
   const send = document.getElementById("send");
   const quote = document.getElementById("quote");
   const examples = document.getElementById("examples");
-  const custom = form.querySelector("[data-custom-cost]");
   const DRAFT = "fdrouter.ask";
   const placeholders = data.placeholders;
 
@@ -21,11 +20,12 @@
 
   // --- the form ---------------------------------------------------------------------------------------------
   const kind = () => form.elements.kind.value;
+  const custom = () => form.querySelector("[data-custom-cost]"); // anew each time: the costs are replaced after an answer
 
   function epsilon() {
     if (kind() !== "cohort.text") return null;
     const chosen = form.querySelector('input[name="epsilon"]:checked');
-    return Number(custom.value || (chosen ? chosen.value : 0)) || null;
+    return Number((custom() && custom().value) || (chosen ? chosen.value : 0)) || null;
   }
 
   function hospitals() {
@@ -60,11 +60,14 @@
   }
 
   function setCost(value) {
-    const preset = [...form.querySelectorAll('input[name="epsilon"]')].find((input) => Number(input.value) === Number(value));
-    for (const input of form.querySelectorAll('input[name="epsilon"]')) input.checked = input === preset;
-    custom.value = preset ? "" : value;
-    custom.name = preset ? "" : "epsilon";
-    custom.toggleAttribute("data-quoted", !preset);
+    const presets = [...form.querySelectorAll('input[type="radio"][name="epsilon"]')];
+    const preset = presets.find((input) => !input.disabled && Number(input.value) === Number(value));
+    const exact = custom();
+    for (const input of presets) input.checked = input === preset;
+    if (!exact) return;
+    exact.value = preset ? "" : value;
+    exact.name = preset ? "" : "epsilon";
+    exact.toggleAttribute("data-quoted", !preset);
   }
 
   // --- sending ----------------------------------------------------------------------------------------------
@@ -206,15 +209,16 @@
   });
   form.addEventListener("input", (event) => {
     keep();
-    if (event.target === custom && custom.value) setCost(custom.value);
+    if (event.target === custom() && event.target.value) setCost(event.target.value);
     refresh();
   });
   form.addEventListener("change", (event) => {
-    if (event.target.name === "epsilon" && event.target !== custom) setCost(event.target.value);
+    if (event.target.name === "epsilon" && event.target !== custom()) setCost(event.target.value);
     if (event.target !== prompt) requote();
     refresh();
   });
   document.body.addEventListener("htmx:afterSwap", refresh);
+  document.body.addEventListener("htmx:oobAfterSwap", requote); // what fits has changed, and perhaps the choice
   document.body.addEventListener("htmx:responseError", (event) => {
     if (event.detail.xhr.status !== 401) return;
     signedOut = true;
@@ -241,8 +245,6 @@
     setTimeout(() => (label.textContent = "Copy"), 1600);
   });
 
-  const kept = form.querySelector('input[name="epsilon"]:checked');
-  if (!kept) setCost(data.epsilon);
   restore();
   refresh();
 })();

@@ -21,6 +21,7 @@ from fdrouter.errors import QuotaSpent
 from fdrouter.problems import PageErrorMiddleware
 from federation.models import Kind
 from federation.templatetags import ui
+from privacy.dp.text_plan import plan_text
 from tests.accounts.people import department, hospital, in_care, person
 from tests.federation import rows
 
@@ -135,6 +136,55 @@ def test_ask_offers_the_kinds_and_purposes_of_the_post(client: Client) -> None:
     assert "Emergency treatment" not in researcher
 
 
+def _costs(html: str) -> dict[str, str]:
+    """What each amount of the privacy cost control is: its attributes."""
+    return dict(re.findall(r'id="cost-\d" value="([^"]+)" data-quoted([^>]*)>', html))
+
+
+def test_the_cost_that_is_chosen_at_first_fits_what_is_left(client: Client) -> None:
+    rows.node(hospital())
+    html = page(client, person("ada"), "/")
+    assert _costs(html) == {"1": "", "2": "", "3": " checked", "5": ""}
+    researcher = person("rhea", Role.RESEARCHER, works_in=department("research"))
+    html = page(client, researcher, "/")
+    assert _costs(html) == {"1": "", "2": " checked", "3": " disabled", "5": " disabled"}
+    assert html.count("Research has 2 left today") == 2
+    row = rows.request(researcher, "spent", kind=Kind.COHORT_TEXT, epsilon=1.1)
+    for path in ("/", f"/?again={row.pk}"):
+        html = page(client, researcher, path)
+        assert "checked" not in "".join(_costs(html).values())
+        assert 'value="0.90" name="epsilon" data-quoted data-custom-cost' in html
+
+
+def test_when_nothing_fits_the_page_says_so_and_offers_the_kind_without_a_cost(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=9.5)
+    html = page(client, ada, "/")
+    assert not _costs(html)
+    for text in ("Nothing that the records can be asked fits", "costs 0.75; you have 0.5 left", 'data-value="general"'):
+        assert text in html
+
+
+def test_the_costs_come_anew_with_the_side_after_an_answer(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=6.0)
+    html = page(client, ada, "/ask/side?epsilon=2")
+    assert 'id="costs" hx-swap-oob="true"' in html
+    assert _costs(html) == {"1": "", "2": " checked", "3": "", "5": " disabled"}
+    assert _costs(page(client, ada, "/ask/side?epsilon=nan"))["3"] == " checked"
+    assert 'id="costs"' not in page(client, person("nora", Role.NURSE), "/ask/side")
+
+
+def test_the_costs_promise_what_the_plan_holds(client: Client) -> None:
+    rows.node(hospital())
+    html = page(client, person("ada"), "/")
+    for epsilon in (1.0, 2.0, 3.0, 5.0):
+        plan = plan_text(epsilon=epsilon)
+        assert f"up to {ui.words(plan.max_tokens)} words</span><span>pull {plan.push:.1f}</span>" in html
+
+
 def test_ask_shows_no_patient_of_another_department(client: Client) -> None:
     in_care("nf-secret", of=department("emergency"))
     assert "nf-secret" not in page(client, person("ada"), "/")
@@ -191,6 +241,7 @@ def test_quote_refuses_with_a_reason_and_a_next_step(client: Client) -> None:
     html = quote(client, ada, kind="cohort.text", epsilon="3")
     assert 'data-refused="quota_spent"' in html
     assert "Ask the model without records" in html
+    assert "Use privacy cost 1" in html
     assert "data-refused" not in quote(client, ada, kind="general")
 
 
