@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from accounts.principals import Principal
 from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, PushTooSmall, QuotaSpent
@@ -138,7 +139,7 @@ def quote(
 def _refusal(plan: TextPlan, gauges: Sequence[Gauge], blocks: list[_Block]) -> DomainError | None:
     """``details['try']`` holds the largest cost that would fit, if any does."""
     largest = _largest(gauges, blocks)
-    smaller = {"try": [{"epsilon": largest}]} if largest is not None else {}
+    smaller: dict[str, Any] = {"try": [{"epsilon": largest}]} if largest is not None else {}
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
             owner = "yours" if gauge.scope == ScopeKind.USER else f"that of {gauge.label}"
