@@ -115,6 +115,22 @@ def rho_of_epsilon(epsilon: float, delta: float) -> float:
     return low
 
 
+@lru_cache(maxsize=4096, typed=True)
+def delta_of_rho(rho: float, epsilon: float) -> float:
+    """Smallest delta known to hold at ``epsilon`` for a rho-zCDP release, rounded up; 0 for rho 0."""
+    check_number(rho, "rho", 0, 1e6)
+    epsilon = check_epsilon(epsilon)
+    if rho == 0:
+        return 0.0
+    delta = RdpAccountant().compose(dp_event.ZCDpEvent(float(rho))).get_delta(epsilon)
+    return min(1.0, math.nextafter(float(delta) * (1 + 1e-9), math.inf))
+
+
+def rho_of_pure(epsilon: float) -> float:
+    """zCDP of an epsilon-DP release: epsilon^2 / 2 (Bun and Steinke, arXiv 1605.02065, proposition 1.4), rounded up."""
+    return up(check_epsilon(epsilon) ** 2 / 2)
+
+
 def _cap_at(alpha: float, epsilon: float, delta: float) -> float:
     return epsilon - math.log1p(-1 / alpha) + math.log(delta * alpha) / (alpha - 1)
 

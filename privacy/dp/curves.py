@@ -1,9 +1,8 @@
 """Renyi divergence and privacy loss of one event, always through dp-accounting, never below the truth.
 
-Where the library has two valid descriptions of a mechanism, the smaller figure counts at every order. Its two accountants
-are asked with the relation under which the event's parameters mean what they say: a multiplier relative to the
-sensitivity describes the same pair of neighbours for either adjacency, so unsampled noise is asked for as
-``ADD_OR_REMOVE_ONE``.
+Where the library has two valid descriptions of a mechanism, the smaller figure counts at every order. It is asked with
+the relation under which the event's parameters mean what they say: a multiplier relative to the sensitivity describes
+the same pair of neighbours for either adjacency, so unsampled noise is asked for as ``ADD_OR_REMOVE_ONE``.
 """
 
 from __future__ import annotations

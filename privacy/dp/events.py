@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.releases import Approximate, Exponential, Mechanism, PoissonGaussian, SubsetGaussian, Zcdp
-from privacy.dp.text_plan import plan_of_event
+from privacy.dp.releases import Approximate, Mechanism, PoissonGaussian, SubsetGaussian, Zcdp
 
 VERSION = 1
 Unit = Literal["patient", "note", "user", "hospital"]
@@ -80,7 +79,7 @@ def check_adjacency(adjacency: str) -> None:
         raise InvalidParameter(f"adjacency must be one of {', '.join(get_args(Adjacency))}.", field="adjacency")
 
 
-def from_json(stored: Mapping[str, Any]) -> Event:
+def from_json(stored: object) -> Event:
     """The event that :meth:`Event.to_json` wrote.
 
     Raises:
@@ -95,17 +94,6 @@ def from_json(stored: Mapping[str, Any]) -> Event:
     if kind is None or set(stored["parameters"]) != {field.name for field in fields(kind)}:
         raise InvalidParameter("This mechanism, or one of its parameters, is not known.", field="mechanism")
     return Event(kind(**stored["parameters"]), unit=stored["unit"], adjacency=stored["adjacency"])
-
-
-def of_text_plan(stored: Mapping[str, Any]) -> tuple[Event, int]:
-    """The event of one token and the number of tokens, from what a text plan recorded (``TextPlan.to_event``).
-
-    Raises:
-        InvalidParameter: the record does not add up.
-    """
-    plan = plan_of_event(dict(stored))
-    eta = (8 * plan.rho_per_token) ** 0.5 * (1 + 1e-12)
-    return Event(Exponential(eta), unit="patient", adjacency=plan.adjacency), plan.max_tokens
 
 
 def claim(epsilon: float, delta: float = 0.0, *, unit: Unit = "patient", adjacency: Adjacency = "add_remove") -> Event:

@@ -59,7 +59,6 @@ class Gaussian:
 
     @property
     def pure(self) -> None:
-        """No pure epsilon holds."""
         return None
 
 
@@ -94,7 +93,6 @@ class DiscreteGaussian:
 
     @property
     def pure(self) -> None:
-        """No pure epsilon holds."""
         return None
 
 
@@ -141,7 +139,6 @@ class DiscreteLaplace:
 
     @property
     def rho(self) -> float:
-        """epsilon^2 / 2, as for every pure mechanism."""
         return up(self.pure**2 / 2)
 
     @property
@@ -192,7 +189,6 @@ class Zcdp:
 
     @property
     def pure(self) -> None:
-        """No pure epsilon is known."""
         return None
 
 
@@ -248,12 +244,10 @@ class PoissonGaussian:
 
     @property
     def rho(self) -> None:
-        """The divergence does not grow in proportion to the order, so no useful rho exists."""
         return None
 
     @property
     def pure(self) -> None:
-        """No pure epsilon holds."""
         return None
 
 
@@ -282,12 +276,10 @@ class SubsetGaussian:
 
     @property
     def rho(self) -> None:
-        """The divergence does not grow in proportion to the order, so no useful rho exists."""
         return None
 
     @property
     def pure(self) -> None:
-        """No pure epsilon holds."""
         return None
 
 
