@@ -39,7 +39,7 @@ def block_left(receipt: dict[str, Any] | None) -> float | None:
 def remaining_query(keys: Iterable[str]) -> tuple[str, list[Any]]:
     """SQL for (key, whole micro-epsilon left) of epsilon quotas, as if a day that is over had been reset."""
     return (
-        "SELECT key, CASE WHEN resets AND period < (now() AT TIME ZONE time_zone)::date THEN cap ELSE cap - used END"
+        "SELECT key, CASE WHEN resets AND period < (now() AT TIME ZONE time_zone)::date THEN cap ELSE cap + extra - used END"
         " FROM privacy_scope WHERE unit = 'micro_epsilon' AND key = ANY(%s)",
         [list(keys)],
     )

@@ -17,7 +17,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from fdrouter.errors import InvalidParameter, PushTooSmall
-from privacy.dp.accounting import check_delta, check_epsilon, epsilon_of_rho, is_number, is_whole, rho_of_epsilon
+from privacy.dp.accounting import (
+    check_delta,
+    check_epsilon,
+    epsilon_of_rho,
+    is_number,
+    is_whole,
+    nano_rdp_up,
+    rho_of_epsilon,
+)
 
 Adjacency = Literal["swap", "add_remove"]
 
@@ -74,6 +82,16 @@ class TextPlan:
         if not 0 <= tokens <= self.max_tokens:
             raise InvalidParameter("More tokens than planned.", field="tokens")
         return tokens * self.rho_per_token
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a receipt states of the mechanism."""
+        names = ("contexts", "max_tokens", "clip", "tau", "top_k", "push", "rho_per_token")
+        return {name: getattr(self, name) for name in names}
+
+    def nano_at(self, alpha: float) -> int:
+        """Renyi divergence of the whole answer at a block's order in nano-RDP, rounded up."""
+        return nano_rdp_up(self.rho, alpha)
 
     @property
     def sensitivity_units(self) -> int:

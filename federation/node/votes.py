@@ -1,0 +1,87 @@
+"""What many patients' records say, as whole numbers of patients; never to be shown without noise.
+
+Each patient's part in every number here is a function of their own record and of public text alone: no corpus
+statistics, no limit shared between patients. Replacing one patient's record moves a count by at most one, a histogram
+of votes by at most one in each of two cells, and each word's count by at most one, which is what the plans of
+``privacy.dp.cohort_plans`` pay for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import connection
+
+from federation.node.search import terms_of
+
+_COVER = "(SELECT count(*) FROM unnest(%(telling)s::text[]) AS t (term) WHERE p.vector @@ t.term::tsquery)"
+#: The patients that a question is about, each with the lines of the record that speak of it, as one vector.
+_COHORT = f"""
+SELECT p.id, (SELECT to_tsvector('english', coalesce(string_agg(l.line, ' '), ''))
+    FROM unnest(p.lines) AS l (line) WHERE to_tsvector('english', l.line) @@ %(any_telling)s::tsquery) AS said
+FROM node_patient p WHERE p.vector @@ %(any_telling)s::tsquery AND {_COVER} >= %(least)s
+"""  # noqa: S608 - constants of this module only
+_COUNT = "SELECT count(*) FROM node_patient p WHERE p.vector @@ %(all_telling)s::tsquery"
+#: For each patient of the cohort, which of the phrases the relevant lines hold (all words of a phrase).
+_HELD = f"""
+SELECT array_agg(q.n) FILTER (WHERE q.n IS NOT NULL)
+FROM ({_COHORT}) c
+LEFT JOIN unnest(%(phrases)s::text[]) WITH ORDINALITY AS q (phrase, n) ON c.said @@ q.phrase::tsquery GROUP BY c.id
+"""  # noqa: S608 - constants of this module only
+_PHRASES = (
+    "SELECT n, plainto_tsquery('english', phrase)::text FROM unnest(%s::text[]) WITH ORDINALITY AS q (phrase, n)"
+    " ORDER BY n"
+)
+
+
+def count(question: str) -> int:
+    """How many patients' records hold every telling word of the question."""
+    terms = terms_of(question)
+    if not terms.telling:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, {"all_telling": " & ".join(terms.telling)})
+        return int(cursor.fetchone()[0])
+
+
+def votes(question: str, options: Sequence[str]) -> list[int]:
+    """One vote for each patient whom the question is about: ``len(options)`` numbers, and last "none of these".
+
+    A patient votes for the only option whose words stand in the lines of their record that speak of the question;
+    for none of them when it is several or none.
+    """
+    found = [0] * (len(options) + 1)
+    for held in _held(question, options):
+        found[held[0] - 1 if len(held) == 1 else -1] += 1
+    return found
+
+
+def held_by(question: str, words: Sequence[str]) -> list[int]:
+    """For each of the words (or phrases), how many of the patients whom the question is about have it there.
+
+    A word that stands in the question itself gets 0: it would tell nothing.
+    """
+    found = [0] * len(words)
+    for held in _held(question, words):
+        for number in held:
+            found[number - 1] += 1
+    asked = set(terms_of(question).all)
+    phrases = _phrases(words)
+    return [0 if set(phrase.split(" & ")) <= asked else n for n, phrase in zip(found, phrases, strict=True)]
+
+
+def _held(question: str, phrases: Sequence[str]) -> list[list[int]]:
+    """For each patient whom the question is about, the places (from 1) of the phrases in their relevant lines."""
+    terms = terms_of(question)
+    if not terms.telling:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_HELD, terms.parameters() | {"phrases": _phrases(phrases)})
+        return [row[0] or [] for row in cursor.fetchall()]
+
+
+def _phrases(options: Sequence[str]) -> list[str]:
+    """Each as a tsquery of all its words; one that has none matches nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PHRASES, [[option.replace("\0", " ") for option in options]])
+        return [row[1] for row in cursor.fetchall()]

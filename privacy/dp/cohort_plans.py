@@ -1,0 +1,235 @@
+"""What an answer from votes and counts costs, fixed before any record is read.
+
+Every plan protects one patient under ``swap``: their record replaced by any other one, which is also what it takes for
+them to leave or to come. Votes and counts are whole numbers of patients and each patient's part in them is a function
+of their own record and of the question.
+
+* ``count``: patients whose record matches. One patient moves it by 1: discrete Laplace noise, pure epsilon.
+* ``choice``: a histogram over options and "none of these". A patient who changes their vote moves two cells by 1:
+  discrete Gaussian noise on each (Canonne, Kamath and Steinke, arXiv 2004.00010). The whole noisy histogram is
+  released: it costs what its largest cell would cost.
+* ``keywords``: ``picks`` words of a public list, drawn by report-noisy-max one after the other (Durfee and Rogers,
+  arXiv 1905.04273). A patient may hold all words or none, so each count moves by 1: range 2 / scale for each pick.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from fdrouter.errors import InvalidParameter
+from privacy.dp.accounting import check_delta, check_epsilon, epsilon_of_rho, is_whole, nano_rdp_up, rho_of_epsilon
+from privacy.dp.curves import nano_divergence
+from privacy.dp.events import Event
+from privacy.dp.releases import DiscreteGaussian, DiscreteLaplace, Zcdp
+from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON, plan_of_event
+
+LEAST_EPSILON = 0.01
+DEFAULT_EPSILON = {"count": 0.5, "choice": 1.0, "keywords": 1.0}
+OPTIONS = (2, 12)
+PICKS = (1, 8)
+DEFAULT_PICKS = 4
+CONFIDENCE = 0.95
+ADJACENCY = "swap"
+# Float rounding here and in OpenDP's map must never put the real cost above the planned one.
+_MARGIN = 1 + 1e-9
+
+
+class Plan(Protocol):
+    """The whole privacy cost of one request and the public parameters that it follows from."""
+
+    @property
+    def epsilon(self) -> float:
+        """The claim, together with ``delta``."""
+
+    @property
+    def delta(self) -> float:
+        """0 where the claim is pure."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a receipt states of the mechanism."""
+
+    def to_event(self) -> dict[str, Any]:
+        """JSON-ready record for ledger, message and receipt; :func:`plan_of` reads it back."""
+
+    def nano_at(self, alpha: float) -> int:
+        """Renyi divergence at a block's order in nano-RDP, rounded up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountPlan:
+    """``scale`` of the discrete Laplace noise; ``band`` is the half-width that holds with 95 % probability."""
+
+    name: ClassVar[str] = "count"
+    delta: ClassVar[float] = 0.0
+    epsilon: float
+    scale: float
+    band: int
+
+    @property
+    def event(self) -> Event:
+        return Event(DiscreteLaplace(self.scale), adjacency="swap")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"scale": self.scale, "band": self.band}
+
+    def to_event(self) -> dict[str, Any]:
+        return _record(self, self.parameters)
+
+    def nano_at(self, alpha: float) -> int:
+        return nano_divergence(self.event, alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoicePlan:
+    """``sigma`` of the discrete Gaussian noise on each of ``options`` cells and the one for "none of these"."""
+
+    name: ClassVar[str] = "choice"
+    epsilon: float
+    delta: float
+    options: int
+    sigma: float
+    band: int
+
+    @property
+    def event(self) -> Event:
+        return Event(DiscreteGaussian(self.sigma, cells=2), adjacency="swap")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"options": self.options, "sigma": self.sigma, "band": self.band}
+
+    def to_event(self) -> dict[str, Any]:
+        return _record(self, self.parameters)
+
+    def nano_at(self, alpha: float) -> int:
+        return nano_divergence(self.event, alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordsPlan:
+    """``scale`` of the noise of each of ``picks`` draws from the public word list ``terms``."""
+
+    name: ClassVar[str] = "keywords"
+    epsilon: float
+    delta: float
+    picks: int
+    scale: float
+    terms: str
+
+    @property
+    def rho(self) -> float:
+        """picks * (2 / scale)^2 / 8."""
+        return self.picks / (2 * self.scale**2)
+
+    @property
+    def event(self) -> Event:
+        return Event(Zcdp(self.rho), adjacency="swap")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"picks": self.picks, "scale": self.scale, "terms": self.terms}
+
+    def to_event(self) -> dict[str, Any]:
+        return _record(self, self.parameters)
+
+    def nano_at(self, alpha: float) -> int:
+        return nano_rdp_up(self.rho, alpha)
+
+
+def _record(plan: CountPlan | ChoicePlan | KeywordsPlan, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "mechanism": plan.name,
+        "unit": "patient",
+        "adjacency": ADJACENCY,
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
+        **parameters,
+    }
+
+
+def plan_count(*, epsilon: float | None = None) -> CountPlan:
+    """Raises :class:`InvalidParameter` for an epsilon out of range."""
+    epsilon = _epsilon(epsilon, "count")
+    scale = _MARGIN / epsilon
+    # P(|noise| > b) = 2 q^(b + 1) / (1 + q) with q = exp(-1 / scale)
+    log_q = -1 / scale
+    band = math.ceil(math.log((1 - CONFIDENCE) * (1 + math.exp(log_q)) / 2) / log_q - 1)
+    return CountPlan(epsilon, scale, max(0, band))
+
+
+def plan_choice(*, options: int, epsilon: float | None = None, delta: float | None = None) -> ChoicePlan:
+    """Raises :class:`InvalidParameter` for a value out of range."""
+    epsilon, delta = _epsilon(epsilon, "choice"), _delta(delta)
+    _between(options, "options", OPTIONS)
+    sigma = 1 / math.sqrt(rho_of_epsilon(epsilon, delta)) * _MARGIN
+    # P[noise >= m] <= P[N(0, sigma^2) >= m - 1] (arXiv 2004.00010, proposition 25).
+    band = math.ceil(1.96 * sigma)
+    return ChoicePlan(epsilon, delta, options, sigma, band)
+
+
+def plan_keywords(
+    *, terms: str, epsilon: float | None = None, delta: float | None = None, picks: int | None = None
+) -> KeywordsPlan:
+    """Raises :class:`InvalidParameter` for a value out of range."""
+    epsilon, delta = _epsilon(epsilon, "keywords"), _delta(delta)
+    picks = DEFAULT_PICKS if picks is None else picks
+    _between(picks, "picks", PICKS)
+    if not 1 <= len(terms) <= 80:
+        raise InvalidParameter("terms must name a word list.", field="terms")
+    scale = math.sqrt(picks / (2 * rho_of_epsilon(epsilon, delta))) * _MARGIN
+    return KeywordsPlan(epsilon, delta, picks, scale, terms)
+
+
+def _epsilon(value: float | None, name: str) -> float:
+    epsilon = check_epsilon(DEFAULT_EPSILON[name] if value is None else value, high=MAX_EPSILON)
+    if epsilon < LEAST_EPSILON:
+        raise InvalidParameter(f"epsilon must be at least {LEAST_EPSILON:g}.", field="epsilon", low=LEAST_EPSILON)
+    return epsilon
+
+
+def _delta(value: float | None) -> float:
+    return check_delta(DEFAULT_DELTA if value is None else value, high=MAX_DELTA)
+
+
+def _between(value: int, field: str, bounds: tuple[int, int]) -> None:
+    low, high = bounds
+    if not is_whole(value) or not low <= value <= high:
+        raise InvalidParameter(f"{field} must be a whole number from {low} to {high}.", field=field, low=low, high=high)
+
+
+def plan_of(event: dict[str, Any]) -> Plan:
+    """The plan that a record came from, made anew and compared: an altered one is refused.
+
+    Raises:
+        InvalidParameter: it does not add up. PushTooSmall: as for :func:`privacy.dp.text_plan.plan_text`.
+    """
+    try:
+        name = event["mechanism"]
+        if name == "token_decoding":
+            return plan_of_event(event)
+        if name == "count":
+            plan: CountPlan | ChoicePlan | KeywordsPlan = plan_count(epsilon=event["epsilon"])
+        elif name == "choice":
+            plan = plan_choice(options=event["options"], epsilon=event["epsilon"], delta=event["delta"])
+        elif name == "keywords":
+            plan = plan_keywords(
+                terms=event["terms"], epsilon=event["epsilon"], delta=event["delta"], picks=event["picks"]
+            )
+        else:
+            raise InvalidParameter("This mechanism is not known.", field="mechanism")
+    except (KeyError, TypeError) as error:
+        raise InvalidParameter("This is not the record of a plan.", field="event") from error
+    if event != plan.to_event():
+        raise InvalidParameter("The record of the plan does not add up.", field="event")
+    return plan
+
+
+def claimed_epsilon(plan: KeywordsPlan | ChoicePlan) -> float:
+    """The epsilon that the noise itself pays at the plan's delta; never above the claim."""
+    rho = plan.event.mechanism.rho
+    assert rho is not None  # noqa: S101  (both mechanisms have one)
+    return epsilon_of_rho(rho, plan.delta)
