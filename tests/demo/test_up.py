@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,21 @@ from fdrouter.demo.processes import Fleet
 from fdrouter.demo.services import Postgres
 from fdrouter.demo.stack import Stack
 from fdrouter.demo.stages import Display, Step, StepFailed
+from tests import embedded
 
 Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder for PostgreSQL, whose account must be let pass through everything above.
+
+    Not under pytest's own folder: each pytest that starts on this machine closes that one to other accounts.
+    """
+    folder = embedded.ROOT / str(os.getpid()) / "demo"
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def layout(state: Path) -> Layout:
@@ -95,33 +108,33 @@ sys.exit(up.up(Layout(Path(sys.argv[1]), nodes=(), coordinator_port=free[0], eng
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_it_started(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_everything_it_started(home: Path, number: signal.Signals) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNNER, str(home)], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         assert runner.stdout is not None
         for line in runner.stdout:
             if "is up" in line:
                 break
-        servers = Fleet(Layout(tmp_path).ledger)
+        servers = Fleet(Layout(home).ledger)
         assert servers.ledger.exists()
         runner.send_signal(number)
         rest = runner.stdout.read()
         assert runner.wait(20) == 0, rest
         assert "Stopped." in rest
         assert not servers.ledger.exists()
-        assert not list((tmp_path / "pg").glob("postmaster.pid"))
+        assert not list((home / "pg").glob("postmaster.pid"))
     finally:
         runner.kill()
         runner.wait()
         runner.communicate()
 
 
-def test_postgres_comes_back_after_being_killed(tmp_path: Path) -> None:
-    server = Postgres(tmp_path / "pg", tmp_path / "pg.log", {})
-    fleet = Fleet(tmp_path / "ledger.json")
+def test_postgres_comes_back_after_being_killed(home: Path) -> None:
+    server = Postgres(home / "pg", home / "pg.log", {})
+    fleet = Fleet(home / "ledger.json")
     server.initialise()
     try:
         fleet.start(server.part())
