@@ -74,7 +74,12 @@ class HospitalSpend:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A dataset block as its node last reported it. ``left_share`` is of the filter's cap, which is what binds."""
+    """A dataset block as its node last reported it.
+
+    ``left_share`` is of the filter's own units, which add up and which bind. Epsilon does not add up: ``composed`` is
+    what all releases so far compose to, ``largest`` the largest single request that still fits, and neither follows
+    from the other and ``epsilon``, what the block was opened for.
+    """
 
     hospital: str
     hospital_name: str
@@ -85,7 +90,7 @@ class Block:
     delta: float
     composed: float
     plain_sum: float
-    left: float
+    largest: float
     left_share: float
     recent_answers: int
     runs_out_on: str | None
@@ -237,7 +242,7 @@ def _block(node: Node, recent: int, rho: float | None) -> Block | None:
         return None
     read = {
         key: _number(reported, key)
-        for key in ("epsilon", "delta", "epsilon_spent", "plain_sum", "used", "cap", "alpha")
+        for key in ("epsilon", "delta", "epsilon_spent", "epsilon_left", "plain_sum", "used", "cap", "alpha")
     }
     values = {key: value for key, value in read.items() if value is not None}
     if len(values) < len(read) or values["cap"] <= 0 or values["epsilon"] <= 0:
@@ -253,7 +258,7 @@ def _block(node: Node, recent: int, rho: float | None) -> Block | None:
         delta=values["delta"],
         composed=values["epsilon_spent"],
         plain_sum=values["plain_sum"],
-        left=max(0.0, values["epsilon"] - values["epsilon_spent"]),
+        largest=values["epsilon_left"],
         left_share=max(0.0, 1.0 - values["used"] / values["cap"]),
         recent_answers=recent,
         runs_out_on=_forecast(values, recent, rho or 0.0),

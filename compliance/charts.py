@@ -31,7 +31,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars over labels. ``stacked`` adds the series up, otherwise they stand side by side."""
+    """Bars over labels. ``stacked`` adds the series up, otherwise they stand side by side.
+
+    ``top`` is where the axis ends; ``None``: where the values do.
+    """
 
     title: str
     unit: str
@@ -39,6 +42,7 @@ class Chart:
     series: tuple[Series, ...]
     stacked: bool = True
     horizontal: bool = True
+    top: float | None = None
 
     def data(self) -> dict[str, Any]:
         """What ``static/compliance/portal.js`` draws."""
@@ -49,6 +53,7 @@ class Chart:
             "series": [{"name": s.name, "values": list(s.values)} for s in self.series],
             "stacked": self.stacked,
             "horizontal": self.horizontal,
+            "top": self.top,
         }
 
     @property
@@ -77,14 +82,10 @@ def by_hospital(rows: Sequence[HospitalSpend]) -> Chart:
 
 
 def of_blocks(rows: Sequence[Block]) -> Chart:
-    """The composed figure, which binds, beside the plain sum and the cap."""
+    """What is left of each block, in the units that add up."""
     labels = tuple(row.hospital_name for row in rows)
-    series = (
-        Series("Spent, composed", tuple(row.composed for row in rows)),
-        Series("Spent, plain sum", tuple(row.plain_sum for row in rows)),
-        Series("Cap", tuple(row.epsilon for row in rows)),
-    )
-    return Chart("Dataset blocks, since they were opened", "epsilon", labels, series, stacked=False)
+    left = Series("Left", tuple(100 * row.left_share for row in rows))
+    return Chart("Left of the dataset blocks", "per cent", labels, (left,), top=100.0)
 
 
 def of_days(days: Sequence[date], series: dict[str, list[int]]) -> Chart:
@@ -155,7 +156,7 @@ def _rows(chart: Chart, top: float) -> tuple[str, float]:
         sum(values) if chart.stacked else max(values, default=0.0)
         for values in zip(*(s.values for s in chart.series), strict=True)
     ]
-    _, limit = _scale(max(totals, default=0.0))
+    limit = chart.top or _scale(max(totals, default=0.0))[1]
     room = WIDTH - LABEL - 64
     parts, y = [], top
     for nth, label in enumerate(chart.labels):

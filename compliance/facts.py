@@ -16,7 +16,7 @@ from accounts.principals import Principal
 from compliance import access, budgets, period, selectors
 from compliance.selectors import EventFilter, RequestFilter
 
-VERSION = 1
+VERSION = 2
 
 
 def collect(principal: Principal, month: date, hospital: str = "") -> dict[str, Any]:

@@ -281,6 +281,11 @@ def event_kinds(principal: Principal) -> list[str]:
     return list(_events(principal).order_by("kind").values_list("kind", flat=True).distinct())
 
 
+def event_outcomes(principal: Principal) -> list[str]:
+    """The outcomes that occur within reach, for the filter."""
+    return list(_events(principal).order_by("outcome").values_list("outcome", flat=True).distinct())
+
+
 # --- reports ------------------------------------------------------------------------------------------------------
 def reports(principal: Principal) -> QuerySet[Report]:
     """Reports within reach, newest first, without their contents. A hospital's people see that hospital's only."""

@@ -174,6 +174,7 @@ def events(request: HttpRequest, principal: Principal) -> HttpResponse:
             "form": form,
             "sort": sort,
             "page": _page(rows if status == 200 else rows.none(), request.GET),
+            "outcomes": selectors.event_outcomes(principal),
             "export_query": query.urlencode(),
         },
         status=status,

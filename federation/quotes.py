@@ -12,6 +12,7 @@ from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, P
 from federation.models import Kind, Node, Transport
 from privacy import quotas
 from privacy.dp import accounting
+from privacy.dp.cohort_plans import Plan
 from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
 from privacy.models import ScopeKind
 from privacy.selectors import Gauge, balances
@@ -65,9 +66,11 @@ class Quote:
         return self.plan.max_tokens if self.plan else 0
 
 
-def expected_seconds(kind: Kind, plan: TextPlan | None) -> int:
+def expected_seconds(kind: Kind, plan: Plan | None) -> int:
     """A rough waiting time in whole seconds."""
-    if plan is None:
+    if not isinstance(plan, TextPlan):
+        if kind.is_cohort:
+            return 8 if kind == Kind.COHORT_KEYWORDS else 3
         return 5 if kind == Kind.GENERAL else 10
     return round(_BASE_SECONDS + plan.contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
 
@@ -142,8 +145,7 @@ def _refusal(plan: TextPlan, gauges: Sequence[Gauge], blocks: list[_Block]) -> D
     smaller: dict[str, Any] = {"try": [{"epsilon": largest}]} if largest is not None else {}
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
-            owner = "yours" if gauge.scope == ScopeKind.USER else f"that of {gauge.label}"
-            why = f"Of today's privacy budgets, {owner} cannot pay for this: {_short(gauge.left)} is left."
+            why = f"Today's privacy budget cannot pay for this: {_owner(gauge)} {_short(gauge.left)} left."
             return QuotaSpent(why, scope=gauge.scope, **smaller)
     if blocks and not any(block.pays(plan) for block in blocks):
         return BlockExhausted(**smaller)
@@ -194,11 +196,15 @@ def _offer(epsilon: float, gauges: Sequence[Gauge], blocks: list[_Block]) -> Off
         return Offer(epsilon, None, "too low for the records to be heard")
     for gauge in sorted(gauges, key=lambda gauge: gauge.left):
         if quotas.micro(epsilon) > quotas.micro(gauge.left):
-            owner = "you have" if gauge.scope == ScopeKind.USER else f"{gauge.label} has"
-            return Offer(epsilon, plan, f"{owner} {_short(gauge.left)} left today")
+            return Offer(epsilon, plan, f"{_owner(gauge)} {_short(gauge.left)} left today")
     if blocks and not any(block.pays(plan) for block in blocks):
         return Offer(epsilon, plan, "more than any hospital's records can still pay")
     return Offer(epsilon, plan)
+
+
+def _owner(gauge: Gauge) -> str:
+    names = {ScopeKind.USER: "you have", ScopeKind.HOSPITAL: "your hospital has"}
+    return names.get(ScopeKind(gauge.scope), f"{gauge.label} has")
 
 
 def _short(value: float) -> str:

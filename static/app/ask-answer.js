@@ -122,7 +122,7 @@ window.fdrouter = window.fdrouter || {};
       this.fact("Privacy cost", cost);
       if (left.user !== null && left.user !== undefined) this.fact("You, today", number.format(left.user), "left");
       if (left.department !== null && left.department !== undefined) this.fact("Department, today", number.format(left.department), "left");
-      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("These records can still pay", number.format(left.block), "at once");
+      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("Largest single question these records can still pay", number.format(left.block));
     }
 
     fact(name, value, unit) {

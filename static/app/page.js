@@ -3,6 +3,8 @@
 
 (() => {
   const full = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
+  // For evidence: to the second, with the name of the zone.
+  const exact = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
   const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 
@@ -14,12 +16,13 @@
     return full.format(moment);
   }
 
+  const styles = { full: (moment) => full.format(moment), exact: (moment) => exact.format(moment), time: (moment) => clock.format(moment), ago };
+
   function localTimes(root) {
     for (const element of root.querySelectorAll("time[datetime]")) {
       const moment = new Date(element.dateTime);
       if (Number.isNaN(moment.getTime())) continue;
-      const style = element.dataset.style;
-      element.textContent = style === "time" ? clock.format(moment) : style === "ago" ? ago(moment) : full.format(moment);
+      element.textContent = (styles[element.dataset.style] || styles.full)(moment);
     }
   }
 

@@ -22,7 +22,7 @@
   function options(spec) {
     const ink = resolved("--ink-2");
     const line = resolved("--line");
-    const value = { beginAtZero: true, stacked: spec.stacked, grid: { color: line }, border: { display: false },
+    const value = { beginAtZero: true, max: spec.top === null ? undefined : spec.top, stacked: spec.stacked, grid: { color: line }, border: { display: false },
       ticks: { color: ink, precision: spec.unit === "requests" ? 0 : undefined }, title: { display: true, text: spec.unit, color: ink } };
     const label = { stacked: spec.stacked, grid: { display: false }, border: { color: line },
       ticks: { color: resolved("--ink"), autoSkip: !spec.horizontal, maxRotation: 0,

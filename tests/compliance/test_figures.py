@@ -110,6 +110,20 @@ def test_a_nodes_nonsense_is_no_block(block: object, network: Network) -> None:
     assert [found.hospital for found in budgets.blocks(network.principal)] == ["northfield"]
 
 
+def test_no_page_shows_figures_of_a_block_that_a_reader_could_subtract(network: Network, as_user: SignIn) -> None:
+    """Epsilon does not add up: the cap never stands beside what was spent or what still fits."""
+    client = as_user(network.officer)
+    today = " ".join(client.get("/portal/").content.decode().split())
+    for block in budgets.blocks(network.principal):
+        assert block.largest == 4.75
+        assert f"{round(100 * block.left_share)}% left" in today
+        assert "still fits: epsilon 4.75. Composed epsilon spent so far: 5.25." in today
+    assert "5.25 of 10" not in today
+    ledger = client.get("/portal/ledger").context["charts"]["chart-blocks"]
+    assert [series["name"] for series in ledger["series"]] == ["Left"]
+    assert (ledger["unit"], ledger["top"]) == ("per cent", 100)
+
+
 def test_a_range_without_rows_is_empty_not_wrong(network: Network) -> None:
     past = Period(timezone.localdate() - timedelta(days=400), timezone.localdate() - timedelta(days=390))
     rows = budgets.departments(network.principal, past)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import uuid
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from asgiref.sync import async_to_sync
 from django.test import AsyncClient
 from django.utils import timezone
 
+from accounts import principals
 from compliance import export, selectors
 from compliance.models import Event
 from compliance.selectors import EVENT_SORTS, REQUEST_SORTS, EventFilter
@@ -94,6 +96,23 @@ def test_events_sort_by_every_column(column: str, sign: str, network: Network, a
     if column not in ("details", "time"):
         values = [getattr(row, column) for row in rows if getattr(row, column) is not None]
         assert values == sorted(values, reverse=sign == "-")
+
+
+def test_the_outcomes_to_choose_from_are_those_within_reach(network: Network, as_user: SignIn) -> None:
+    evidence.record(evidence.Event(kind="policy.decision", outcome="elsewhere", hospital="northfield"))
+    page = as_user(network.officer).get("/portal/events", {"outcome": "elsewhere"})
+    assert page.context["outcomes"] == sorted(set(Event.objects.values_list("outcome", flat=True)))
+    assert "<option selected>elsewhere</option>" in page.content.decode()
+    assert "elsewhere" not in selectors.event_outcomes(principals.for_user(network.lakeside_officer.pk))
+
+
+def test_the_time_of_an_event_has_seconds_and_a_zone(network: Network, as_user: SignIn) -> None:
+    row = Event.objects.order_by("-seq").first()
+    assert row is not None
+    at = row.at.astimezone(UTC)
+    html = as_user(network.officer).get("/portal/events").content.decode()
+    assert f'<time datetime="{at:%Y-%m-%dT%H:%M:%S.%f}Z" data-style="exact"' in html
+    assert f"{at.day} {at:%b %Y, %H:%M:%S} UTC</time>" in html
 
 
 @pytest.mark.parametrize("column", REQUEST_SORTS)

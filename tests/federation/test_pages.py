@@ -68,6 +68,17 @@ def test_navigation_shows_what_the_post_gives(client: Client) -> None:
     assert 'href="/portal/ledger"' in officer
 
 
+def test_the_account_menu_leads_to_the_documentation_of_the_api(client: Client) -> None:
+    for role, path in (
+        (Role.ATTENDING, "/history"),
+        (Role.NODE_OPERATOR, "/nodes"),
+        (Role.PRIVACY_OFFICER, "/portal/"),
+    ):
+        html = page(client, person(role.value, role), path)
+        assert '<a class="menu-item" href="/api/docs">' in html
+    assert client.get("/api/docs").status_code == 200
+
+
 def test_nodes_are_for_operators_and_the_rest_see_nothing(client: Client) -> None:
     rows.node(hospital())
     assert "Northfield General" in page(client, person("olga", Role.NODE_OPERATOR), "/nodes")
@@ -362,7 +373,7 @@ def test_budget_shows_ones_own_use_of_today(client: Client) -> None:
     mine = page(client, ada, "/budget")
     assert "<strong>7</strong> of 10 left" in mine
     assert "<strong>75</strong> % left" in mine
-    assert "may still cost up to 6.5" in mine
+    assert "largest single question that still fits costs 6.5" in mine
     assert "Paid today" in mine
     assert "Two days ago" not in mine
     theirs = page(client, ben, "/budget")

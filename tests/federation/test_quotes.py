@@ -202,7 +202,7 @@ def test_a_refusal_for_want_of_budget_names_what_would_fit(node: Node) -> None:
     refusal = quote(researcher(), epsilon=3.0).refusal
     assert isinstance(refusal, QuotaSpent)
     assert refusal.details["try"] == [{"epsilon": 2.0}]
-    assert "that of Research cannot pay for this: 2 is left" in refusal.message
+    assert "cannot pay for this: Research has 2 left" in refusal.message
 
 
 def test_the_least_cost_is_the_least(ada: User, node: Node) -> None:
