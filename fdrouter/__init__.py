@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fdrouter.errors import InvalidParameter as InvalidParameter
     from fdrouter.sdk import AsyncPrivateInferenceClient as AsyncPrivateInferenceClient
     from fdrouter.sdk import Conflict as Conflict
     from fdrouter.sdk import IdentityMismatch as IdentityMismatch
@@ -21,18 +22,27 @@ if TYPE_CHECKING:
     from fdrouter.sdk import Response as Response
     from fdrouter.sdk import RouterError as RouterError
     from fdrouter.sdk import RouterUnreachable as RouterUnreachable
+    from fdrouter.sdk.budget import BudgetManager as BudgetManager
+    from privacy.dp.accountant import DPConfig as DPConfig
+    from privacy.dp.accountant import PrivacyAccountant as PrivacyAccountant
+    from privacy.dp.amplification import PrivacyAmplifiedSampler as PrivacyAmplifiedSampler
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncPrivateInferenceClient",
+    "BudgetManager",
     "Conflict",
+    "DPConfig",
     "IdentityMismatch",
+    "InvalidParameter",
     "InvalidRequest",
     "NodeUnavailable",
     "NotAuthenticated",
     "NotFound",
     "NotOffered",
     "PolicyDenied",
+    "PrivacyAccountant",
+    "PrivacyAmplifiedSampler",
     "PrivacyBudgetExceeded",
     "PrivateInferenceClient",
     "ReceiptInvalid",
@@ -40,9 +50,17 @@ __all__ = [
     "RouterError",
     "RouterUnreachable",
 ]
+# Where a name lives if not in fdrouter.sdk: the privacy core is not loaded for somebody who only asks questions.
+_ELSEWHERE = {
+    "BudgetManager": "fdrouter.sdk.budget",
+    "DPConfig": "privacy.dp.accountant",
+    "InvalidParameter": "fdrouter.errors",
+    "PrivacyAccountant": "privacy.dp.accountant",
+    "PrivacyAmplifiedSampler": "privacy.dp.amplification",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("fdrouter.sdk"), name)
+        return getattr(import_module(_ELSEWHERE.get(name, "fdrouter.sdk")), name)
     raise AttributeError(f"module 'fdrouter' has no attribute {name!r}")
