@@ -10,14 +10,17 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
+import psycopg
 from rich.console import Console
 
 from fdrouter.demo import access, ports, stages
@@ -30,6 +33,7 @@ from tests import embedded
 
 CACHE = embedded.ROOT / "cache"
 ANSWER_SECONDS = 120.0
+END_SECONDS = 120.0
 MODEL = MODEL_NAME
 
 
@@ -73,6 +77,32 @@ class Network:
     def database_url(self) -> str:
         return self.stack.database_url("fdrouter")
 
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of one statement on the coordinator's database."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def latest(self) -> str:
+        """The id of the youngest request."""
+        return str(self.execute("SELECT id FROM federation_inference ORDER BY created_at DESC LIMIT 1")[0][0])
+
+    def reservation(self, request_id: str) -> str:
+        """The state of what the coordinator reserved for a request."""
+        return str(self.execute("SELECT state FROM privacy_reservation WHERE id = %s", (request_id,))[0][0])
+
+    def ended(self, person: User, request_id: str) -> dict[str, Any]:
+        """The request once it is over, read as its owner reads it."""
+        deadline = time.monotonic() + END_SECONDS
+        with self.http(person) as http:
+            while time.monotonic() < deadline:
+                answer = http.get(f"/api/inferences/{request_id}")
+                if answer.status_code == 200 and answer.json()["state"] in ("done", "failed", "cancelled"):
+                    found: dict[str, Any] = answer.json()
+                    return found
+                time.sleep(0.5)
+        raise AssertionError("the request did not end")
+
     def kill(self, name: str) -> None:
         """SIGKILL to the part and everything it started."""
         self._parts[name] = self.fleet.running[name].part
@@ -95,6 +125,21 @@ class Network:
         try:
             yield
         finally:
+            self.start(name)
+
+    @contextmanager
+    def with_environment(self, name: str, **variables: str) -> Iterator[None]:
+        """The part runs with these variables on top of its own inside the block."""
+        self.stop(name)
+        usual = self._parts[name]
+        try:
+            self._parts[name] = replace(usual, env={**usual.env, **variables})
+            self.start(name)
+            yield
+        finally:
+            if name in self.fleet.running:
+                self.stop(name)
+            self._parts[name] = usual
             self.start(name)
 
 

@@ -19,51 +19,11 @@ from tests.flows.harness import MODEL, Network
 QUESTION = [{"role": "user", "content": "Which side effect does velorapine cause?"}]
 LONG = [{"role": "user", "content": "Explain in detail how the heart pumps blood."}]
 SMALL = {"kind": "cohort.text", "epsilon": 3.0, "contexts": 48, "max_tokens": 6, "hospitals": ["northfield"]}
-END_SECONDS = 120.0
-
-
-@pytest.fixture
-def user(network: Network) -> User:
-    """A clinician with a large quota, so that each test pays for itself."""
-    person = network.user("attending")
-    _execute(network, "UPDATE privacy_scope SET cap = 1000000000 WHERE unit = 'micro_epsilon'")
-    with network.http(person) as http:
-        http.get("/api/budget").raise_for_status()
-    _execute(network, "UPDATE privacy_scope SET cap = 1000000000 WHERE unit = 'micro_epsilon'")
-    return person
 
 
 def _client(network: Network, person: User) -> Any:
     """The official client; untyped, since its types know neither our plain dictionaries nor ``privacy``."""
     return network.openai(person)
-
-
-def _execute(network: Network, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    with psycopg.connect(network.database_url, autocommit=True) as connection:
-        cursor = connection.execute(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
-
-
-def _ended(network: Network, person: User, request_id: str) -> dict[str, Any]:
-    """The request once it is over, read as its owner reads it."""
-    deadline = time.monotonic() + END_SECONDS
-    with network.http(person) as http:
-        while time.monotonic() < deadline:
-            answer = http.get(f"/api/inferences/{request_id}")
-            if answer.status_code == 200 and answer.json()["state"] in ("done", "failed", "cancelled"):
-                found: dict[str, Any] = answer.json()
-                return found
-            time.sleep(0.5)
-    raise AssertionError("the request did not end")
-
-
-def _latest(network: Network) -> str:
-    return str(_execute(network, "SELECT id FROM federation_inference ORDER BY created_at DESC LIMIT 1")[0][0])
-
-
-def _reservation(network: Network, request_id: str) -> str:
-    rows = _execute(network, "SELECT state FROM privacy_reservation WHERE id = %s", (request_id,))
-    return str(rows[0][0])
 
 
 def _stream(client: Any, messages: Any, **options: Any) -> Iterator[Any]:
@@ -78,7 +38,7 @@ def _first_text(stream: Iterator[Any]) -> str:
 
 
 def _kinds(network: Network, request_id: str) -> list[str]:
-    rows = _execute(network, "SELECT kind FROM compliance_event WHERE subject = %s ORDER BY seq", (request_id,))
+    rows = network.execute("SELECT kind FROM compliance_event WHERE subject = %s ORDER BY seq", (request_id,))
     return [row[0] for row in rows]
 
 
@@ -104,7 +64,7 @@ def test_every_step_of_a_cohort_answer_leaves_evidence(network: Network, user: U
 
 def test_the_same_key_twice_is_answered_once_and_charged_once(network: Network, user: User) -> None:
     privacy = SMALL | {"idempotency_key": uuid.uuid4().hex}
-    before = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
+    before = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
     with _client(network, user) as client:
         first, second = (
             client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
@@ -114,8 +74,8 @@ def test_the_same_key_twice_is_answered_once_and_charged_once(network: Network, 
         with pytest.raises(openai.ConflictError):
             client.chat.completions.create(model=MODEL, messages=other, extra_body={"privacy": privacy})
     assert first.id == second.id and first.choices[0].message.content == second.choices[0].message.content
-    after = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
-    assert after - before == 2 * 3_000_000  # the person's scope and the department's
+    after = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
+    assert after - before == 3 * 3_000_000  # of the person, the department and the hospital
 
 
 def test_an_answer_is_there_after_the_browser_left(network: Network, user: User) -> None:
@@ -123,7 +83,7 @@ def test_an_answer_is_there_after_the_browser_left(network: Network, user: User)
         stream = client.chat.completions.create(model=MODEL, messages=LONG, stream=True, max_tokens=60)
         _first_text(iter(stream))
         stream.close()
-    ended = _ended(network, user, _latest(network))
+    ended = network.ended(user, network.latest())
     assert ended["state"] == "done" and len(ended["answer"]) > 20
 
 
@@ -133,14 +93,14 @@ def test_a_stopped_request_ends_at_once_and_stays_charged(network: Network, user
             model=MODEL, messages=QUESTION, stream=True, extra_body={"privacy": SMALL}
         )
         _first_text(iter(stream))
-        request_id = _latest(network)
+        request_id = network.latest()
         with network.http(user) as http:
             assert http.delete(f"/api/inferences/{request_id}").status_code == 202
         stream.close()
-    ended = _ended(network, user, request_id)
+    ended = network.ended(user, request_id)
     if ended["state"] == "cancelled":  # it may have finished first
         assert ended["error"]["charged"] is True
-    assert _reservation(network, request_id) == "settled"
+    assert network.reservation(request_id) == "settled"
 
 
 def test_without_a_node_nothing_is_charged(network: Network, user: User) -> None:
@@ -148,7 +108,7 @@ def test_without_a_node_nothing_is_charged(network: Network, user: User) -> None
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
         assert caught.value.status_code == 503 and caught.value.code == "no_node"
-        assert _reservation(network, _latest(network)) == "released"
+        assert network.reservation(network.latest()) == "released"
 
 
 def test_another_hospital_answers_a_general_question_when_a_node_is_down(network: Network, user: User) -> None:
@@ -164,7 +124,7 @@ def test_redis_restarts_under_a_request(network: Network, user: User) -> None:
         with network.without("redis"):
             time.sleep(1)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-    ended = _ended(network, user, _latest(network))
+    ended = network.ended(user, network.latest())
     assert ended["state"] == "done" and text and ended["answer"].endswith(text[-10:])
 
 
@@ -175,39 +135,39 @@ def test_the_worker_is_killed_under_a_request(network: Network, user: User) -> N
         )
         iterator = iter(stream)
         _first_text(iterator)
-        request_id = _latest(network)
+        request_id = network.latest()
         with network.without("worker-dispatch"):
             pass
         stream.close()
-    ended = _ended(network, user, request_id)
+    ended = network.ended(user, request_id)
     # The node saw the records: the charge stands whether its answer could still be fetched or not, and stands once.
-    assert _reservation(network, request_id) == "settled"
+    assert network.reservation(request_id) == "settled"
     assert ended["state"] in ("done", "failed")
-    paid = _execute(network, "SELECT count(*) FROM privacy_entry WHERE reservation_id = %s", (request_id,))
-    assert paid[0][0] == 4  # epsilon and one request, of the person and of the department
+    paid = network.execute("SELECT count(*) FROM privacy_entry WHERE reservation_id = %s", (request_id,))
+    assert paid[0][0] == 5  # epsilon of the three that pay, and one request of the person and of the department
 
 
 def test_the_coordinator_is_killed_under_a_request(network: Network, user: User) -> None:
     with _client(network, user) as client:
         stream = _stream(client, LONG, max_tokens=60)
         _first_text(stream)
-        request_id = _latest(network)
+        request_id = network.latest()
         with network.without("coordinator"):
             pass
-    assert _ended(network, user, request_id)["state"] == "done"
+    assert network.ended(user, request_id)["state"] == "done"
 
 
 def test_postgresql_restarts_under_a_request(network: Network, user: User) -> None:
     with _client(network, user) as client:
         stream = _stream(client, LONG, max_tokens=150)
         _first_text(stream)
-        request_id = _latest(network)
+        request_id = network.latest()
         with network.without("postgres", kill=False):
             pass
         list(stream)
-    ended = _ended(network, user, request_id)
+    ended = network.ended(user, request_id)
     assert ended["state"] in ("done", "failed")
-    assert _reservation(network, request_id) in ("settled", "released")
+    assert network.reservation(request_id) in ("settled", "released")
     with network.http(user) as http:
         assert http.get("/ready").status_code == 200
 
@@ -216,18 +176,18 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
     with _client(network, user) as client:
         stream = _stream(client, QUESTION, extra_body={"privacy": SMALL | {"contexts": 96, "max_tokens": 24}})
         _first_text(stream)
-        request_id = _latest(network)
+        request_id = network.latest()
         with network.without("engine"):
             with pytest.raises(openai.APIError):
                 list(stream)
-            ended = _ended(network, user, request_id)
+            ended = network.ended(user, request_id)
             with pytest.raises(openai.InternalServerError):
                 client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
-            untouched = _latest(network)
+            untouched = network.latest()
     assert ended["state"] == "failed" and ended["error"]["charged"] is True
-    assert _reservation(network, request_id) == "settled"
+    assert network.reservation(request_id) == "settled"
     # An engine that nobody could reach has seen nothing.
-    assert untouched != request_id and _reservation(network, untouched) == "released"
+    assert untouched != request_id and network.reservation(untouched) == "released"
 
 
 @pytest.mark.parametrize(
@@ -243,13 +203,13 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
     ],
 )
 def test_a_bad_request_costs_nothing(network: Network, user: User, privacy: dict[str, Any], status: int) -> None:
-    before = _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")
+    before = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")
     with _client(network, user) as client, pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
     assert caught.value.status_code == status
     body = json.loads(caught.value.response.text)["error"]
     assert body["message"] and body["code"]
-    assert _execute(network, "SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'") == before
+    assert network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'") == before
 
 
 def test_a_question_too_long_for_a_group_is_refused_before_it_is_charged(network: Network, user: User) -> None:
@@ -261,7 +221,7 @@ def test_a_question_too_long_for_a_group_is_refused_before_it_is_charged(network
             long = [{"role": "user", "content": "which side effect did velorapine cause " * 60}]
             client.chat.completions.create(model=MODEL, messages=long, extra_body={"privacy": SMALL})
         assert caught.value.code == "invalid_parameter"
-        assert _reservation(network, _latest(network)) == "released"
+        assert network.reservation(network.latest()) == "released"
         assert records.execute(spent).fetchone() == before
 
 
@@ -269,7 +229,7 @@ def test_a_department_that_spent_its_quota_is_told_so(network: Network) -> None:
     researcher = network.user("researcher")
     with network.http(researcher) as http:
         http.get("/api/budget").raise_for_status()
-    _execute(network, "UPDATE privacy_scope SET cap = 2000000 WHERE label = 'Research' AND unit = 'micro_epsilon'")
+    network.execute("UPDATE privacy_scope SET cap = 2000000 WHERE label = 'Research' AND unit = 'micro_epsilon'")
     with _client(network, researcher) as client, pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
     assert caught.value.code == "quota_spent" and "Research" in caught.value.message
