@@ -186,7 +186,10 @@ async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bo
         raise PolicyDenied(policies=list(decision.policies), kind=ask.kind.value, purpose=ask.purpose)
     if ask.hospitals and ask.kind is not Kind.GENERAL:
         await in_thread(_check_hospitals)(ask.hospitals)
-    payload = _encode({"messages": ask.messages, "temperature": ask.temperature, "max_tokens": ask.max_tokens})
+    content: dict[str, Any] = {"messages": ask.messages, "temperature": ask.temperature, "max_tokens": ask.max_tokens}
+    if ask.options:
+        content["options"] = ask.options
+    payload = _encode(content)
     plan = ask.plan.to_event() if ask.plan else None
     identity = [ask.kind, ask.model, ask.hospitals, ask.patient, plan, ask.purpose]
     digest = crypto.fingerprint("request", _encode(identity) + payload)

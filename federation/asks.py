@@ -11,10 +11,12 @@ from typing import Any
 
 from accounts.policy import PURPOSES
 from fdrouter.errors import InvalidParameter
-from federation.models import Kind
-from privacy.dp.text_plan import TextPlan, plan_text
+from federation.models import MECHANISMS, Kind
+from privacy.dp.cohort_plans import OPTIONS, Plan, plan_choice, plan_count, plan_keywords
+from privacy.dp.text_plan import plan_text
 
 MAX_PROMPT_BYTES = 32 * 1024
+MAX_OPTION = 80
 MAX_MESSAGES = 64
 MAX_ANSWER_TOKENS = 1024
 DEFAULT_ANSWER_TOKENS = 256
@@ -23,9 +25,10 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A valid request. ``plan`` is there for ``cohort.text`` alone and holds its whole privacy cost.
+    """A valid request. ``plan`` is there for kinds over many records and holds the whole privacy cost.
 
-    An empty ``purpose`` stands for the usual one of the person's role.
+    ``options`` are the answers that ``cohort.choice`` chooses between. An empty ``purpose`` stands for the usual one of
+    the person's role.
     """
 
     kind: Kind
@@ -39,7 +42,8 @@ class Ask:
     max_tokens: int = DEFAULT_ANSWER_TOKENS
     temperature: float = 0.0
     idempotency_key: str | None = None
-    plan: TextPlan | None = None
+    plan: Plan | None = None
+    options: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
@@ -61,6 +65,8 @@ class PrivacyOptions:
     contexts: Any = None
     max_tokens: Any = None
     top_k: Any = None
+    options: Any = None
+    picks: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,11 +84,9 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
     max_tokens = _whole("max_tokens", sampling.get("max_tokens"), 1, MAX_ANSWER_TOKENS)
     if privacy.max_tokens is not None:
         max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
-    plan = None
-    if kind is Kind.COHORT_TEXT:
-        plan = _plan(privacy, max_tokens)
-    elif privacy.epsilon not in (None, 0, 0.0) or privacy.contexts is not None or privacy.top_k is not None:
-        raise InvalidParameter(f"The kind {kind} has no privacy cost: leave epsilon out.", field="privacy.epsilon")
+    options = _options(privacy.options) if kind is Kind.COHORT_CHOICE else ()
+    _check_unused(kind, privacy)
+    plan = _plan(kind, privacy, max_tokens, len(options)) if kind.is_cohort else None
     patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
     if (kind is Kind.CHART) != bool(patient):
         raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
@@ -99,31 +103,64 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         temperature=_number("temperature", sampling.get("temperature"), 0.0, 2.0, 0.0),
         idempotency_key=_text("privacy.idempotency_key", _or_empty(privacy.idempotency_key), 200) or None,
         plan=plan,
+        options=options,
     )
 
 
 async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:
     """:func:`make` for an event loop: planning a privacy cost takes some 20 ms, which other requests must not wait."""
-    if privacy.kind == Kind.COHORT_TEXT:
+    if privacy.kind in MECHANISMS:
         return await asyncio.to_thread(make, privacy=privacy, **rest)
     return make(privacy=privacy, **rest)
 
 
-def _plan(privacy: PrivacyOptions, max_tokens: int | None) -> TextPlan:
-    options: dict[str, Any] = {
-        "epsilon": privacy.epsilon,
-        "delta": privacy.delta,
-        "contexts": privacy.contexts,
-        "max_tokens": max_tokens,
-        "top_k": privacy.top_k,
-    }
-    for name in ("epsilon", "delta"):
-        if options[name] is not None:
-            options[name] = _number(f"privacy.{name}", options[name], -math.inf, math.inf, 0.0)
-    for name in ("contexts", "top_k"):
-        if options[name] is not None:
-            options[name] = _whole(f"privacy.{name}", options[name], -(10**9), 10**9)
-    return plan_text(**{name: value for name, value in options.items() if value is not None})
+#: What each kind's privacy cost follows from, beside what it is asked.
+_PARAMETERS: dict[Kind, tuple[str, ...]] = {
+    Kind.COHORT_COUNT: ("epsilon",),
+    Kind.COHORT_CHOICE: ("epsilon", "delta", "options"),
+    Kind.COHORT_KEYWORDS: ("epsilon", "delta", "picks"),
+    Kind.COHORT_TEXT: ("epsilon", "delta", "contexts", "top_k"),
+}
+
+
+def _check_unused(kind: Kind, privacy: PrivacyOptions) -> None:
+    """A parameter that would be ignored is refused: its sender expects it to count."""
+    used = _PARAMETERS.get(kind, ())
+    for name in ("epsilon", "delta", "contexts", "top_k", "options", "picks"):
+        value = getattr(privacy, name)
+        nothing = value is None or (not used and name in ("epsilon", "delta") and value in (0, 0.0))
+        if name not in used and not nothing:
+            why = "has no privacy cost: leave epsilon out" if not used else f"does not take {name}"
+            raise InvalidParameter(f"The kind {kind} {why}.", field=f"privacy.{name}")
+
+
+def _plan(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options: int) -> Plan:
+    found: dict[str, Any] = {}
+    for name in _PARAMETERS[kind]:
+        value = getattr(privacy, name)
+        if name == "options":
+            found[name] = options
+        elif value is not None and name in ("epsilon", "delta"):
+            found[name] = _number(f"privacy.{name}", value, -math.inf, math.inf, 0.0)
+        elif value is not None:
+            found[name] = _whole(f"privacy.{name}", value, -(10**9), 10**9)
+    if kind is Kind.COHORT_COUNT:
+        return plan_count(**found)
+    if kind is Kind.COHORT_CHOICE:
+        return plan_choice(**found)
+    if kind is Kind.COHORT_KEYWORDS:
+        return plan_keywords(**found)
+    return plan_text(**found, max_tokens=max_tokens)
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    low, high = OPTIONS
+    if isinstance(value, str) or not isinstance(value, Sequence) or not low <= len(value) <= high:
+        raise InvalidParameter(f"options must be a list of {low} to {high} answers.", field="privacy.options")
+    found = tuple(" ".join(_text("privacy.options", item, MAX_OPTION, empty=False).split()) for item in value)
+    if not all(any(c.isalnum() for c in item) for item in found) or len({i.casefold() for i in found}) < len(found):
+        raise InvalidParameter("Each option must be a different word or phrase.", field="privacy.options")
+    return found
 
 
 def _or_empty(value: Any) -> Any:

@@ -73,6 +73,8 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             patient=content.get("patient") or "",
             purpose=content.get("purpose") or None,
             idempotency_key=content.get("idempotency_key"),
+            options=content.get("options") or None,
+            picks=content.get("picks"),
         )
         ask = await asks.make_aside(
             model=model,

@@ -16,7 +16,7 @@ from django.conf import settings
 
 from federation import identity, receipts, sealing, tls
 from federation.identity import PublicIdentity
-from federation.models import Kind, Transport
+from federation.models import MECHANISMS, Transport
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -265,7 +265,7 @@ def _speaks_of(body: dict[str, Any], text: str, call: Call) -> bool:
     if body["kind"] != call.kind or body["answer_sha256"] != hashlib.sha256(text.encode()).hexdigest():
         return False
     mechanism = body["mechanism"]
-    if call.kind != Kind.COHORT_TEXT:
+    if call.kind not in MECHANISMS:
         return mechanism is None
     asked = call.payload["parameters"]
     same = all(mechanism[name] == asked[name] for name in ("epsilon", "delta", "adjacency", "unit"))

@@ -17,7 +17,24 @@ class Kind(models.TextChoices):
 
     GENERAL = "general", "Ask the model"
     CHART = "chart", "Ask about my patient"
+    COHORT_COUNT = "cohort.count", "Count patients"
+    COHORT_CHOICE = "cohort.choice", "Choose between answers"
+    COHORT_KEYWORDS = "cohort.keywords", "Find keywords"
     COHORT_TEXT = "cohort.text", "Ask our records"
+
+    @property
+    def is_cohort(self) -> bool:
+        """Whether an answer is made from many patients' records, for a privacy cost."""
+        return self in MECHANISMS
+
+
+#: The mechanism behind each kind that has a privacy cost, by the name in its plan and receipt.
+MECHANISMS: dict[str, str] = {
+    Kind.COHORT_COUNT: "count",
+    Kind.COHORT_CHOICE: "choice",
+    Kind.COHORT_KEYWORDS: "keywords",
+    Kind.COHORT_TEXT: "token_decoding",
+}
 
 
 class Transport(models.TextChoices):
@@ -99,7 +116,8 @@ class Inference(models.Model):
                 name="inference_ended_has_a_time",
             ),
             models.CheckConstraint(
-                condition=~Q(kind="cohort.text") | Q(epsilon_micro__gt=0, delta__gt=0),
+                condition=~Q(kind__startswith="cohort.")
+                | Q(epsilon_micro__gt=0) & (Q(kind="cohort.count") | Q(delta__gt=0)),
                 name="cohort_answer_has_a_cost",
             ),
         ]

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connection
 
 from fdrouter import crypto
-from federation.models import Inference, Kind
+from federation.models import MECHANISMS, Inference
 from privacy import quotas
 
 UNIT = "patient"
@@ -18,7 +18,7 @@ def claim(kind: str, receipt: dict[str, Any] | None, epsilon_micro: int, delta: 
     """The ``privacy`` object without its ``remaining`` figures. Only a receipt names a mechanism."""
     body = (receipt or {}).get("body", {})
     mechanism = body.get("mechanism") or {}
-    private = kind == Kind.COHORT_TEXT
+    private = kind in MECHANISMS
     return {
         "kind": kind,
         "epsilon": epsilon_micro / quotas.MICRO,
@@ -39,8 +39,8 @@ def block_left(receipt: dict[str, Any] | None) -> float | None:
 def remaining_query(keys: Iterable[str]) -> tuple[str, list[Any]]:
     """SQL for (key, whole micro-epsilon left) of epsilon quotas, as if a day that is over had been reset."""
     return (
-        "SELECT key, CASE WHEN resets AND period < (now() AT TIME ZONE time_zone)::date THEN cap ELSE cap + extra - used END"
-        " FROM privacy_scope WHERE unit = 'micro_epsilon' AND key = ANY(%s)",
+        "SELECT key, CASE WHEN resets AND period < (now() AT TIME ZONE time_zone)::date THEN cap"
+        " ELSE cap + extra - used END FROM privacy_scope WHERE unit = 'micro_epsilon' AND key = ANY(%s)",
         [list(keys)],
     )
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.db.models import FloatField, Sum
-from django.db.models.fields.json import KT
-from django.db.models.functions import Cast
 
 from fdrouter.errors import BlockExhausted
+from privacy import statement
 from privacy.dp import accounting
+from privacy.dp.cohort_plans import Plan
 from privacy.dp.text_plan import TextPlan
 from privacy.ledger import Charge
-from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope, ScopeKind, Unit
+from privacy.models import Scope, ScopeKind, Unit
 
 
 def block_key(node: str, number: int = 1) -> str:
@@ -51,35 +50,28 @@ def current() -> Scope:
     return scope
 
 
-def _order(scope: Scope) -> tuple[float, float, float]:
-    if scope.alpha is None or scope.epsilon is None or scope.delta is None:
-        raise BlockExhausted("The block's parameters are missing.")
-    return scope.alpha, scope.epsilon, scope.delta
-
-
-def charge(scope: Scope, plan: TextPlan) -> Charge:
+def charge(scope: Scope, plan: Plan) -> Charge:
     """The whole plan's cost in the block's units, rounded up."""
-    alpha, _, _ = _order(scope)
-    return Charge(scope.pk, accounting.nano_rdp_up(plan.rho, alpha))
+    alpha, _, _ = statement.order_of(scope)
+    return Charge(scope.pk, plan.nano_at(alpha))
 
 
-def spent(scope: Scope, plan: TextPlan, tokens: int) -> int:
-    """What the first ``tokens`` tokens cost in the block's units, rounded up."""
-    alpha, _, _ = _order(scope)
-    return accounting.nano_rdp_up(plan.rho_of(tokens), alpha)
+def spent(scope: Scope, plan: Plan, tokens: int) -> int:
+    """What was released costs in the block's units, rounded up: of a text the first ``tokens`` tokens, else all."""
+    alpha, _, _ = statement.order_of(scope)
+    if isinstance(plan, TextPlan):
+        return accounting.nano_rdp_up(plan.rho_of(tokens), alpha)
+    return plan.nano_at(alpha)
 
 
 def figures(scope: Scope) -> dict[str, Any]:
     """What the block has paid and can pay. All of it follows from requests made and tokens released: public state.
 
-    ``epsilon_spent`` composes everything charged so far (zCDP, best order); ``epsilon_left`` is the largest single
-    request that still fits. They do not add up to ``epsilon``: epsilon never does. ``plain_sum`` adds the claims.
+    ``epsilon_spent`` composes everything charged so far; ``epsilon_left`` is the largest single text that still fits.
+    They do not add up to ``epsilon``: epsilon never does. ``plain_sum`` adds the claims.
     """
-    alpha, epsilon, delta = _order(scope)
-    charged = Reservation.objects.filter(
-        pk__in=Entry.objects.filter(scope=scope, kind=EntryKind.RESERVE).values("reservation")
-    ).exclude(state=ReservationState.RELEASED)
-    plain = charged.aggregate(total=Sum(Cast(KT("event__epsilon"), FloatField())))["total"] or 0.0
+    alpha, epsilon, delta = statement.order_of(scope)
+    paid = statement.of(scope)
     return {
         "key": scope.key,
         "epsilon": epsilon,
@@ -87,12 +79,13 @@ def figures(scope: Scope) -> dict[str, Any]:
         "alpha": alpha,
         "cap": scope.cap,
         "used": scope.used,
-        "epsilon_spent": _epsilon(scope.used, alpha, delta),
-        "epsilon_left": min(epsilon, _epsilon(scope.cap - scope.used, alpha, delta)),
-        "plain_sum": round(plain, 6),
-        "requests": charged.count(),
+        "epsilon_spent": round(paid.composed, 6),
+        "epsilon_left": min(epsilon, _largest(scope.cap - scope.used, alpha, delta)),
+        "plain_sum": round(paid.plain_sum, 6),
+        "requests": paid.requests,
     }
 
 
-def _epsilon(nano: int, alpha: float, delta: float) -> float:
+def _largest(nano: int, alpha: float, delta: float) -> float:
+    """Epsilon of the largest text that divergence ``nano`` can still pay."""
     return round(accounting.epsilon_of_rho(max(nano, 0) / accounting.NANO / alpha, delta), 6)

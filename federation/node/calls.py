@@ -16,10 +16,11 @@ from fdrouter import crypto
 from fdrouter.errors import Conflict, DomainError, IdempotencyConflict, NodeFailed, PolicyDenied
 from fdrouter.evidence import Event, record
 from federation import identity, receipts
-from federation.models import Kind, NodeCall, NodeCallState
+from federation.models import MECHANISMS, Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
 from privacy import ledger
-from privacy.dp.text_plan import TextPlan, plan_of_event
+from privacy.dp.cohort_plans import ChoicePlan, Plan, plan_of
+from privacy.dp.text_plan import TextPlan
 from privacy.models import Reservation, ReservationState
 
 
@@ -37,7 +38,8 @@ class Message:
     purpose: str
     patient: str
     actor: dict[str, Any]
-    plan: TextPlan | None
+    plan: Plan | None
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def parse(message_id: str, payload: dict[str, Any]) -> Message:
     messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in payload["messages"]]
     if len(bytes.fromhex(digest)) != 32 or not any(m["role"] == "user" for m in messages):
         raise ValueError("malformed")
+    options = tuple(str(option) for option in payload.get("options") or ())
     return Message(
         id=uuid.UUID(message_id),
         kind=kind,
@@ -72,8 +75,18 @@ def parse(message_id: str, payload: dict[str, Any]) -> Message:
         purpose=str(payload["purpose"]),
         patient=str(payload.get("patient") or ""),
         actor={"id": int(actor["id"]), **{name: actor[name] for name in ("role", "hospital", "department")}},
-        plan=plan_of_event(payload["parameters"]) if kind is Kind.COHORT_TEXT else None,
+        plan=_plan(kind, payload["parameters"], options) if kind.is_cohort else None,
+        options=options,
     )
+
+
+def _plan(kind: Kind, parameters: dict[str, Any], options: tuple[str, ...]) -> Plan:
+    plan = plan_of(parameters)
+    if parameters["mechanism"] != MECHANISMS[kind]:
+        raise ValueError("the plan is for another kind")
+    if isinstance(plan, ChoicePlan) and len(options) != plan.options:
+        raise ValueError("the plan is for another number of options")
+    return plan
 
 
 def _decide(message: Message) -> policy.Decision:
@@ -139,7 +152,7 @@ def begin(message: Message) -> NodeCall:
     return call
 
 
-def _reserve(message: Message, plan: TextPlan) -> None:
+def _reserve(message: Message, plan: Plan) -> None:
     scope = blocks.current()
     charge = blocks.charge(scope, plan)
     ledger.reserve(ledger.Request(id=message.id, charges=[charge], event=plan.to_event()))
@@ -183,17 +196,17 @@ def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | No
     mechanism = None
     if message.plan is not None:
         event = message.plan.to_event()
-        parameters = {k: event[k] for k in ("contexts", "max_tokens", "clip", "tau", "top_k", "push", "rho_per_token")}
         mechanism = {
             "name": event["mechanism"],
             "unit": event["unit"],
             "adjacency": event["adjacency"],
             "epsilon": event["epsilon"],
             "delta": event["delta"],
-            "rho_reserved": message.plan.rho,
-            "rho_spent": message.plan.rho_of(outcome.completion_tokens),
-            "parameters": parameters,
+            "parameters": message.plan.parameters,
         }
+        if isinstance(message.plan, TextPlan):
+            mechanism["rho_reserved"] = message.plan.rho
+            mechanism["rho_spent"] = message.plan.rho_of(outcome.completion_tokens)
     return {
         "message_id": str(message.id),
         "request_digest": message.request_digest,

@@ -18,10 +18,12 @@ from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
 from federation import identity, sealing
 from federation.database import in_thread
 from federation.models import Kind, NodeCall, NodeCallState
-from federation.node import calls, search
+from federation.node import calls, cohorts, search
 from federation.node.calls import Message, Outcome
 from federation.node.engine import EngineClient, EngineRefused, EngineUnreachable, GroupSummary, Usage
 from federation.node.prompts import chart_messages
+from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan
+from privacy.dp.text_plan import TextPlan
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,10 @@ class _Progress:
 async def _work(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
     if message.kind is Kind.COHORT_TEXT:
         stream = _cohort(message, engine, progress)
+    elif message.kind is Kind.COHORT_KEYWORDS:
+        stream = _keywords(message, engine, progress)
+    elif message.kind.is_cohort:
+        stream = _figures(message, progress)
     elif message.kind is Kind.CHART:
         stream = _chart(message, engine, progress)
     else:
@@ -152,7 +158,7 @@ def _chart_text(patient: str, question: str) -> str:
 
 async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
     plan = message.plan
-    if plan is None:
+    if not isinstance(plan, TextPlan):
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
     question = _question(message)
     # The number of slots is public; how many patients matched is not, and is told to nobody.
@@ -166,6 +172,36 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
         else:
             progress.parts.append(item)
             yield {"type": "delta", "text": item}
+
+
+async def _figures(message: Message, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    """A count or a histogram: no model has a part in it."""
+    yield {"type": "progress", "text": "counting patients under privacy protection"}
+    progress.data_seen = True
+    if isinstance(message.plan, CountPlan):
+        text = await in_thread(cohorts.count)(_question(message), message.plan)
+    elif isinstance(message.plan, ChoicePlan):
+        text = await in_thread(cohorts.choice)(_question(message), message.options, message.plan)
+    else:
+        raise InvalidParameter("A cohort request needs a plan.", field="parameters")
+    progress.parts.append(text)
+    yield {"type": "delta", "text": text}
+
+
+async def _keywords(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    """Words are drawn privately; the sentence is the public model's, made from them and the question."""
+    if not isinstance(message.plan, KeywordsPlan):
+        raise InvalidParameter("A cohort request needs a plan.", field="parameters")
+    yield {"type": "progress", "text": "drawing keywords under privacy protection"}
+    progress.data_seen = True
+    question = _question(message)
+    words = await in_thread(cohorts.keywords)(question, message.plan)
+    yield {"type": "progress", "text": "writing a sentence from the keywords"}
+    async for event in _chat(cohorts.keywords_messages(question, words), message, engine, progress):
+        yield event
+    shown = f"\n\nKeywords from the records: {', '.join(words)}."
+    progress.parts.append(shown)
+    yield {"type": "delta", "text": shown}
 
 
 def _question(message: Message) -> str:

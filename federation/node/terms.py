@@ -8,9 +8,6 @@ from django.conf import settings
 
 from fdrouter.errors import InvalidParameter
 
-#: The list that requests name unless they say otherwise.
-DEFAULT = "clinical-1"
-
 
 @lru_cache(maxsize=8)
 def words_of(name: str) -> tuple[str, ...]:

@@ -16,46 +16,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.accounting import check_delta, check_epsilon, epsilon_of_rho, is_whole, nano_rdp_up, rho_of_epsilon
+from privacy.dp.accounting import check_delta, check_epsilon, is_whole, nano_rdp_up, rho_of_epsilon, up
 from privacy.dp.curves import nano_divergence
 from privacy.dp.events import Event
-from privacy.dp.releases import DiscreteGaussian, DiscreteLaplace, Zcdp
-from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON, plan_of_event
+from privacy.dp.mechanisms import NoisyHistogram, Selection
+from privacy.dp.releases import DiscreteLaplace, Exponential, Zcdp
+from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON, TextPlan, plan_of_event
 
 LEAST_EPSILON = 0.01
-DEFAULT_EPSILON = {"count": 0.5, "choice": 1.0, "keywords": 1.0}
+DEFAULT_EPSILON = {"count": 0.3, "choice": 1.0, "keywords": 1.0}
 OPTIONS = (2, 12)
 PICKS = (1, 8)
 DEFAULT_PICKS = 4
+DEFAULT_TERMS = "clinical-1"
 CONFIDENCE = 0.95
 ADJACENCY = "swap"
 # Float rounding here and in OpenDP's map must never put the real cost above the planned one.
 _MARGIN = 1 + 1e-9
-
-
-class Plan(Protocol):
-    """The whole privacy cost of one request and the public parameters that it follows from."""
-
-    @property
-    def epsilon(self) -> float:
-        """The claim, together with ``delta``."""
-
-    @property
-    def delta(self) -> float:
-        """0 where the claim is pure."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What a receipt states of the mechanism."""
-
-    def to_event(self) -> dict[str, Any]:
-        """JSON-ready record for ledger, message and receipt; :func:`plan_of` reads it back."""
-
-    def nano_at(self, alpha: float) -> int:
-        """Renyi divergence at a block's order in nano-RDP, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +49,25 @@ class CountPlan:
     band: int
 
     @property
+    def noise(self) -> NoisyHistogram:
+        """Adds the noise. One cell that a patient is in or not: whoever comes for whom, it moves by 1 at most."""
+        return NoisyHistogram("discrete_laplace", self.scale, "add_remove")
+
+    @property
     def event(self) -> Event:
         return Event(DiscreteLaplace(self.scale), adjacency="swap")
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """What a receipt states of the mechanism."""
         return {"scale": self.scale, "band": self.band}
 
     def to_event(self) -> dict[str, Any]:
+        """JSON-ready record for ledger, message and receipt; :func:`plan_of` reads it back."""
         return _record(self, self.parameters)
 
     def nano_at(self, alpha: float) -> int:
+        """Renyi divergence at a block's order in nano-RDP, rounded up."""
         return nano_divergence(self.event, alpha)
 
 
@@ -95,17 +83,25 @@ class ChoicePlan:
     band: int
 
     @property
+    def noise(self) -> NoisyHistogram:
+        """Adds the noise."""
+        return NoisyHistogram("discrete_gaussian", self.sigma, "swap")
+
+    @property
     def event(self) -> Event:
-        return Event(DiscreteGaussian(self.sigma, cells=2), adjacency="swap")
+        return self.noise.event
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """What a receipt states of the mechanism."""
         return {"options": self.options, "sigma": self.sigma, "band": self.band}
 
     def to_event(self) -> dict[str, Any]:
+        """JSON-ready record for ledger, message and receipt; :func:`plan_of` reads it back."""
         return _record(self, self.parameters)
 
     def nano_at(self, alpha: float) -> int:
+        """Renyi divergence at a block's order in nano-RDP, rounded up."""
         return nano_divergence(self.event, alpha)
 
 
@@ -122,8 +118,13 @@ class KeywordsPlan:
 
     @property
     def rho(self) -> float:
-        """picks * (2 / scale)^2 / 8."""
-        return self.picks / (2 * self.scale**2)
+        """The picks compose."""
+        return up(self.picks * Exponential(2 / self.scale).rho)
+
+    @property
+    def selection(self) -> Selection:
+        """Draws the words; one pick costs its event."""
+        return Selection(self.scale, picks=self.picks, adjacency="swap")
 
     @property
     def event(self) -> Event:
@@ -131,13 +132,20 @@ class KeywordsPlan:
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """What a receipt states of the mechanism."""
         return {"picks": self.picks, "scale": self.scale, "terms": self.terms}
 
     def to_event(self) -> dict[str, Any]:
+        """JSON-ready record for ledger, message and receipt; :func:`plan_of` reads it back."""
         return _record(self, self.parameters)
 
     def nano_at(self, alpha: float) -> int:
+        """Renyi divergence at a block's order in nano-RDP, rounded up."""
         return nano_rdp_up(self.rho, alpha)
+
+
+#: The whole privacy cost of one request, and the public parameters that it follows from.
+Plan = TextPlan | CountPlan | ChoicePlan | KeywordsPlan
 
 
 def _record(plan: CountPlan | ChoicePlan | KeywordsPlan, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -155,10 +163,7 @@ def plan_count(*, epsilon: float | None = None) -> CountPlan:
     """Raises :class:`InvalidParameter` for an epsilon out of range."""
     epsilon = _epsilon(epsilon, "count")
     scale = _MARGIN / epsilon
-    # P(|noise| > b) = 2 q^(b + 1) / (1 + q) with q = exp(-1 / scale)
-    log_q = -1 / scale
-    band = math.ceil(math.log((1 - CONFIDENCE) * (1 + math.exp(log_q)) / 2) / log_q - 1)
-    return CountPlan(epsilon, scale, max(0, band))
+    return CountPlan(epsilon, scale, NoisyHistogram("discrete_laplace", scale, "add_remove").error_band(CONFIDENCE))
 
 
 def plan_choice(*, options: int, epsilon: float | None = None, delta: float | None = None) -> ChoicePlan:
@@ -166,13 +171,12 @@ def plan_choice(*, options: int, epsilon: float | None = None, delta: float | No
     epsilon, delta = _epsilon(epsilon, "choice"), _delta(delta)
     _between(options, "options", OPTIONS)
     sigma = 1 / math.sqrt(rho_of_epsilon(epsilon, delta)) * _MARGIN
-    # P[noise >= m] <= P[N(0, sigma^2) >= m - 1] (arXiv 2004.00010, proposition 25).
-    band = math.ceil(1.96 * sigma)
+    band = NoisyHistogram("discrete_gaussian", sigma, "swap").error_band(CONFIDENCE)
     return ChoicePlan(epsilon, delta, options, sigma, band)
 
 
 def plan_keywords(
-    *, terms: str, epsilon: float | None = None, delta: float | None = None, picks: int | None = None
+    *, terms: str = DEFAULT_TERMS, epsilon: float | None = None, delta: float | None = None, picks: int | None = None
 ) -> KeywordsPlan:
     """Raises :class:`InvalidParameter` for a value out of range."""
     epsilon, delta = _epsilon(epsilon, "keywords"), _delta(delta)
@@ -212,7 +216,7 @@ def plan_of(event: dict[str, Any]) -> Plan:
         if name == "token_decoding":
             return plan_of_event(event)
         if name == "count":
-            plan: CountPlan | ChoicePlan | KeywordsPlan = plan_count(epsilon=event["epsilon"])
+            plan: Plan = plan_count(epsilon=event["epsilon"])
         elif name == "choice":
             plan = plan_choice(options=event["options"], epsilon=event["epsilon"], delta=event["delta"])
         elif name == "keywords":
@@ -226,10 +230,3 @@ def plan_of(event: dict[str, Any]) -> Plan:
     if event != plan.to_event():
         raise InvalidParameter("The record of the plan does not add up.", field="event")
     return plan
-
-
-def claimed_epsilon(plan: KeywordsPlan | ChoicePlan) -> float:
-    """The epsilon that the noise itself pays at the plan's delta; never above the claim."""
-    rho = plan.event.mechanism.rho
-    assert rho is not None  # noqa: S101  (both mechanisms have one)
-    return epsilon_of_rho(rho, plan.delta)

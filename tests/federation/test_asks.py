@@ -12,7 +12,7 @@ from fdrouter.errors import DomainError, InvalidParameter, PushTooSmall
 from federation import asks
 from federation.asks import Ask, PrivacyOptions
 from federation.models import Kind
-from privacy.dp.text_plan import NEEDED_PUSH
+from privacy.dp.text_plan import NEEDED_PUSH, TextPlan
 
 MODEL = "smollm2-135m-instruct"
 QUESTION = [{"role": "user", "content": "Does amiodarone cause tremor?"}]
@@ -202,8 +202,8 @@ def test_a_cohort_question_has_its_whole_cost_in_its_plan() -> None:
     ask = make(
         kind="cohort.text", epsilon=3, delta=1e-5, contexts=96, max_tokens=16, hospitals=["northfield", "northfield"]
     )
-    assert ask.plan is not None
     plan = ask.plan
+    assert isinstance(plan, TextPlan)
     assert (plan.epsilon, plan.delta, plan.contexts, plan.max_tokens, plan.adjacency) == (3.0, 1e-5, 96, 16, "swap")
     assert plan.push >= NEEDED_PUSH
     assert ask.hospitals == ("northfield",)

@@ -1,0 +1,99 @@
+"""What a block of records has paid, recomputed from the stored events instead of from running totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from django.db.models import Count, Sum
+
+from fdrouter.errors import BlockExhausted, InvalidParameter
+from privacy.dp import accounting, calibration, composition, events
+from privacy.dp.cohort_plans import Plan, plan_of
+from privacy.dp.events import Event
+from privacy.dp.text_plan import TextPlan
+from privacy.models import Entry, ReservationState, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``count`` releases by the same plan, and the ``nano`` units of the block's divergence that they keep."""
+
+    plan: Plan
+    count: int
+    nano: int
+
+    def parts(self, alpha: float) -> list[tuple[Event, int]]:
+        """The releases as events to compose. Of a text, the tokens that were drawn are what was kept."""
+        if isinstance(self.plan, TextPlan):
+            rho = accounting.up(float(Fraction(self.nano) / accounting.NANO / Fraction(alpha)))
+            return [(events.of_rho(rho, adjacency=self.plan.adjacency), 1)] if rho else []
+        return [(self.plan.event, self.count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A block's two totals: ``composed`` (Renyi composition, the tighter of the block's order and of all orders) and
+    ``plain_sum`` of what was claimed. ``requests`` counts what was charged and not released.
+    """
+
+    lines: tuple[Line, ...]
+    composed: float
+    plain_sum: float
+    requests: int
+
+
+def order_of(scope: Scope) -> tuple[float, float, float]:
+    """Order, epsilon and delta of a block.
+
+    Raises:
+        BlockExhausted: it has none, so nothing may be charged to it.
+    """
+    if scope.alpha is None or scope.epsilon is None or scope.delta is None:
+        raise BlockExhausted("The block's parameters are missing.")
+    return scope.alpha, scope.epsilon, scope.delta
+
+
+def _groups(scope: Scope) -> Iterator[tuple[Any, int, int]]:
+    """Stored event, how many reservations have it, and what they keep; fully released ones cost nothing."""
+    rows = Entry.objects.filter(scope=scope, reservation__isnull=False)
+    rows = rows.exclude(reservation__state=ReservationState.RELEASED)
+    grouped = rows.values_list("reservation__event").annotate(n=Count("reservation", distinct=True), kept=Sum("amount"))
+    yield from grouped.order_by()
+
+
+def of(scope: Scope) -> Statement:
+    """The block's statement.
+
+    Raises:
+        BlockExhausted: the block has no parameters. InvalidParameter: a stored event does not add up.
+    """
+    alpha, _, delta = order_of(scope)
+    lines = tuple(Line(plan_of(event), count, kept) for event, count, kept in _groups(scope))
+    at_order = accounting.epsilon_of_nano(scope.used, alpha, delta)
+    parts = [part for line in lines for part in line.parts(alpha)]
+    composed = min(at_order, composition.composed(parts, delta, "rdp")) if parts else 0.0
+    plain = math.fsum(line.plan.epsilon * line.count for line in lines)
+    return Statement(lines, composed, plain, sum(line.count for line in lines))
+
+
+def second_opinion(statement: Statement, alpha: float, delta: float) -> float | None:
+    """Epsilon of the same releases by privacy loss distributions; None when one of them has none.
+
+    For reports only: as a limit it would not hold for costs that are chosen adaptively (arXiv 2602.15815).
+    """
+    try:
+        return composition.composed([part for line in statement.lines for part in _exact(line, alpha)], delta, "pld")
+    except InvalidParameter:
+        return None
+
+
+def _exact(line: Line, alpha: float) -> list[tuple[Event, int]]:
+    """Events with a loss distribution. A text is as many exponential mechanisms as it has tokens, all of them."""
+    if isinstance(line.plan, TextPlan):
+        event, tokens = calibration.of_text_plan(line.plan.to_event())
+        return [(event, tokens * line.count)]
+    return line.parts(alpha)
