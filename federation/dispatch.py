@@ -192,7 +192,7 @@ class Dispatcher:
             tried.add(node_id)
             try:
                 answer = await self._call(row, node_id)
-                return Ending(row, InferenceState.DONE, True, answer, node=self._network.label(node_id))
+                return Ending(row, InferenceState.DONE, not answer.repeated, answer, node=self._network.label(node_id))
             except CallFailed as error:
                 failure = error
             if failure.sent or failure.code not in ("no_node", "block_exhausted"):

@@ -59,6 +59,11 @@ class Answer:
     completion_tokens: int = 0
     receipt: dict[str, Any] | None = None
 
+    @property
+    def repeated(self) -> bool:
+        """Whether the node answered from an earlier release, so that nothing was spent."""
+        return bool(((self.receipt or {}).get("body", {}).get("mechanism") or {}).get("repeat_of"))
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

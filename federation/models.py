@@ -148,8 +148,16 @@ class NodeCall(models.Model):
     code = models.CharField(max_length=40, blank=True)
     answer = models.BinaryField(null=True)
     receipt = models.JSONField(null=True)
+    repeat_of = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="repeats")
     started_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["request_digest"], condition=Q(state="done", repeat_of=None), name="nodecall_first_answer"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.id} {self.state}"

@@ -19,10 +19,12 @@ def claim(kind: str, receipt: dict[str, Any] | None, epsilon_micro: int, delta: 
     body = (receipt or {}).get("body", {})
     mechanism = body.get("mechanism") or {}
     private = kind in MECHANISMS
+    repeated = mechanism.get("repeat_of")
     return {
         "kind": kind,
-        "epsilon": epsilon_micro / quotas.MICRO,
-        "delta": delta,
+        "epsilon": 0.0 if repeated else epsilon_micro / quotas.MICRO,
+        "delta": 0.0 if repeated else delta,
+        "repeat_of": repeated,
         "unit": UNIT if private else None,
         "adjacency": mechanism.get("adjacency") if private else None,
         "mechanism": mechanism.get("name") if private else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
@@ -118,7 +118,7 @@ def _event(message: Message, kind: str, outcome: str = "ok", **details: Any) -> 
     )
 
 
-def begin(message: Message) -> NodeCall:
+def begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
     """Remembers the call, decides and reserves, in one transaction. Nothing has been read yet.
 
     Raises:
@@ -130,7 +130,10 @@ def begin(message: Message) -> NodeCall:
         try:
             with transaction.atomic():
                 call = NodeCall.objects.create(
-                    id=message.id, request_digest=bytes.fromhex(message.request_digest), state=NodeCallState.RUNNING
+                    id=message.id,
+                    request_digest=bytes.fromhex(message.request_digest),
+                    state=NodeCallState.RUNNING,
+                    repeat_of=repeat_of,
                 )
         except IntegrityError:
             raise Conflict from None
@@ -179,17 +182,34 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
             record(_event(message, "ledger.settle", scope=scope.key, nano_rdp=nano))
             scope.refresh_from_db()
             block = blocks.figures(scope)
-        receipt = receipts.issue(identity.load(settings.IDENTITY_DIR), _receipt_body(message, outcome, block))
-        stored = _end(
-            call,
-            NodeCallState.DONE,
-            answer=crypto.seal("node-answer", message.id.bytes, outcome.text.encode()),
-            receipt={**receipt, "outcome": [outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens]},
-        )
-        if not stored:
-            raise NodeFailed
-        record(_event(message, "node.receipt", receipt_digest=receipt["digest"], tokens=outcome.completion_tokens))
+        return _store(message, call, outcome, _receipt_body(message, outcome, block))
+
+
+def _store(message: Message, call: NodeCall, outcome: Outcome, body: dict[str, Any]) -> dict[str, Any]:
+    receipt = receipts.issue(identity.load(settings.IDENTITY_DIR), body)
+    stored = _end(
+        call,
+        NodeCallState.DONE,
+        answer=crypto.seal("node-answer", message.id.bytes, outcome.text.encode()),
+        receipt={**receipt, "outcome": [outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens]},
+    )
+    if not stored:
+        raise NodeFailed
+    record(_event(message, "node.receipt", receipt_digest=receipt["digest"], tokens=outcome.completion_tokens))
     return receipt
+
+
+def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[Outcome, dict[str, Any]]:
+    """Answers from an earlier release: nothing is settled, and the receipt says so.
+
+    Raises:
+        NodeFailed: the call was ended elsewhere.
+    """
+    outcome, _ = stored_answer(earlier)
+    with transaction.atomic():
+        body = _receipt_body(message, outcome, blocks.figures(blocks.current()))
+        body["mechanism"]["repeat_of"] = str(earlier.pk)
+        return outcome, _store(message, call, outcome, body)
 
 
 def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | None) -> dict[str, Any]:
@@ -253,6 +273,28 @@ def repeated(message: Message) -> NodeCall:
     if bytes(call.request_digest).hex() != message.request_digest:
         raise IdempotencyConflict
     return call
+
+
+def released_before(message: Message) -> NodeCall | None:
+    """An earlier answer over records to the very same request, whoever asked: saying it again costs nothing.
+
+    The digest covers kind, question, options, patient, plan and purpose. None for kinds without a privacy cost.
+    """
+    if message.plan is None:
+        return None
+    same = NodeCall.objects.filter(
+        request_digest=bytes.fromhex(message.request_digest), state=NodeCallState.DONE, repeat_of=None
+    )
+    return same.exclude(pk=message.id).order_by("-finished_at").first()
+
+
+def begin_again(message: Message, earlier: NodeCall) -> NodeCall:
+    """:func:`begin` for a request that was answered before: decided anew, nothing reserved.
+
+    Raises:
+        PolicyDenied, Conflict: as :func:`begin` does.
+    """
+    return begin(replace(message, plan=None), repeat_of=earlier)
 
 
 def stored_answer(call: NodeCall) -> tuple[Outcome, dict[str, Any]]:

@@ -54,6 +54,11 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     try:
         if message.kind is Kind.COHORT_TEXT:
             await engine.check_question(_question(message))  # what cannot be asked is refused before it is charged
+        earlier = await in_thread(calls.released_before)(message)
+        if earlier is not None:
+            async for event in _again(message, earlier):
+                yield event
+            return
         call = await _begin(message)
     except Conflict:
         async for event in _repeat(message):
@@ -74,7 +79,9 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
-        seen = progress.data_seen and not (isinstance(error, EngineUnreachable | EngineRefused) and not progress.parts)
+        # Drawn words may have made the engine refuse; what never reached it told nobody anything.
+        unseen = EngineUnreachable if message.kind is Kind.COHORT_KEYWORDS else EngineUnreachable | EngineRefused
+        seen = progress.data_seen and not (isinstance(error, unseen) and not progress.parts)
         charged = await in_thread(calls.fail)(message, call, error.code, data_seen=seen)
         if isinstance(error, EngineRefused) and message.kind is not Kind.COHORT_TEXT:
             error = InvalidParameter("The model did not accept this question; it may be too long.", field="messages")
@@ -82,6 +89,14 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     finally:
         if not ended:  # the coordinator went away, or something unforeseen: never leave a call open
             await asyncio.shield(in_thread(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
+
+
+async def _again(message: Message, earlier: NodeCall) -> AsyncIterator[dict[str, Any]]:
+    """The stored release of the same request, at no cost."""
+    call = await in_thread(calls.begin_again)(message, earlier)
+    outcome, receipt = await in_thread(calls.finish_again)(message, call, earlier)
+    yield {"type": "delta", "text": outcome.text}
+    yield _answer(outcome, receipt)
 
 
 async def _begin(message: Message) -> NodeCall:
