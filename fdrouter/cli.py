@@ -36,10 +36,13 @@ def parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask a question; the token comes from FDROUTER_TOKEN or FDROUTER_TOKEN_FILE")
     ask.add_argument("question", help="the question, or - to read it from the standard input")
     ask.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="the router (%(default)s)")
-    ask.add_argument("--kind", default="general", help="general (the default), chart or cohort.text")
+    kinds = "general (the default), chart, or cohort.count, cohort.choice, cohort.keywords, cohort.text"
+    ask.add_argument("--kind", default="general", help=kinds)
     ask.add_argument("--epsilon", type=float, help="the privacy cost to spend; default: the router's usual one")
     ask.add_argument("--max-epsilon", type=float, help="refuse to spend more than this")
     ask.add_argument("--hospital", action="append", default=[], help="ask this hospital only; may be repeated")
+    ask.add_argument("--option", action="append", default=[], help="an answer for cohort.choice; give two or more")
+    ask.add_argument("--picks", type=int, help="how many words cohort.keywords draws")
     ask.add_argument("--patient", help="the patient's reference, for the kind chart")
     ask.add_argument("--purpose", help="purpose of use, such as TREAT or HRESCH; default: the usual one of your post")
     ask.add_argument("--model", help="default: the model that most nodes serve")
@@ -81,6 +84,7 @@ def _ask(given: argparse.Namespace) -> None:
     question = sys.stdin.read() if given.question == "-" else given.question
     options: dict[str, Any] = {name: getattr(given, name) for name in ("epsilon", "patient", "purpose", "model")}
     options |= {"max_tokens": given.max_tokens, "hospitals": given.hospital}
+    options |= {"options": given.option, "picks": given.picks}
     with PrivateInferenceClient(given.endpoint, allow_plain_http=given.allow_plain_http) as client:
         if given.json:
             response = client.query(question, given.max_epsilon, kind=given.kind, **options)

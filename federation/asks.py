@@ -86,7 +86,7 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
     options = _options(privacy.options) if kind is Kind.COHORT_CHOICE else ()
     _check_unused(kind, privacy)
-    plan = _plan(kind, privacy, max_tokens, len(options)) if kind.is_cohort else None
+    plan = plan_for(kind, privacy, max_tokens, len(options)) if kind.is_cohort else None
     patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
     if (kind is Kind.CHART) != bool(patient):
         raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
@@ -134,7 +134,12 @@ def _check_unused(kind: Kind, privacy: PrivacyOptions) -> None:
             raise InvalidParameter(f"The kind {kind} {why}.", field=f"privacy.{name}")
 
 
-def _plan(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options: int) -> Plan:
+def plan_for(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None = None, options: int = OPTIONS[0]) -> Plan:
+    """The privacy cost of a question of this kind over records; ``options`` is how many answers are chosen between.
+
+    Raises:
+        InvalidParameter, PushTooSmall: as :func:`make`.
+    """
     found: dict[str, Any] = {}
     for name in _PARAMETERS[kind]:
         value = getattr(privacy, name)

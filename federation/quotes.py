@@ -9,10 +9,11 @@ from typing import Any
 
 from accounts.principals import Principal
 from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, PushTooSmall, QuotaSpent
+from federation import asks
+from federation.asks import PrivacyOptions
 from federation.models import Kind, Node, Transport
 from privacy import quotas
-from privacy.dp import accounting
-from privacy.dp.cohort_plans import Plan
+from privacy.dp.cohort_plans import LEAST_EPSILON, Plan
 from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
 from privacy.models import ScopeKind
 from privacy.selectors import Gauge, balances
@@ -22,6 +23,18 @@ CLAIMS = {
     Kind.CHART: (
         "The model reads this one patient's record at your hospital. Access is checked and recorded; "
         "no anonymity is promised, so treat the answer like the chart itself."
+    ),
+    Kind.COHORT_COUNT: (
+        "Patients are counted whose record matches every word of your question, and noise is added to the number. No "
+        "model reads anything: any one patient changes the number only within the stated privacy cost."
+    ),
+    Kind.COHORT_CHOICE: (
+        "Each patient whom your question is about has one vote, for the answer whose words stand in their record. You "
+        "see every number with noise on it: any one patient changes them only within the stated privacy cost."
+    ),
+    Kind.COHORT_KEYWORDS: (
+        "A few words of a public list are drawn, most likely those that many matching records hold; the model then "
+        "writes a sentence from these words alone. Any one patient changes the draw only within the stated cost."
     ),
     Kind.COHORT_TEXT: (
         "The model reads many patients' records at once and noise hides each of them: what any one patient's record "
@@ -39,7 +52,7 @@ class Quote:
     kind: str
     claim: str
     seconds: int
-    plan: TextPlan | None = None
+    plan: Plan | None = None
     user_left: float = 0.0
     department_left: float = 0.0
     block_left: dict[str, float] = field(default_factory=dict)
@@ -55,15 +68,15 @@ class Quote:
 
     @property
     def push(self) -> float:
-        return self.plan.push if self.plan else 0.0
+        return self.plan.push if isinstance(self.plan, TextPlan) else 0.0
 
     @property
     def contexts(self) -> int:
-        return self.plan.contexts if self.plan else 0
+        return self.plan.contexts if isinstance(self.plan, TextPlan) else 0
 
     @property
     def max_tokens(self) -> int:
-        return self.plan.max_tokens if self.plan else 0
+        return self.plan.max_tokens if isinstance(self.plan, TextPlan) else 0
 
 
 def expected_seconds(kind: Kind, plan: Plan | None) -> int:
@@ -82,8 +95,8 @@ class _Block:
     nano_left: int
     alpha: float
 
-    def pays(self, plan: TextPlan) -> bool:
-        return self.nano_left >= accounting.nano_rdp_up(plan.rho, self.alpha)
+    def pays(self, plan: Plan) -> bool:
+        return self.nano_left >= plan.nano_at(self.alpha)
 
 
 def _nodes(hospitals: Sequence[str]) -> list[Node]:
@@ -111,8 +124,10 @@ def quote(
     hospitals: Sequence[str] = (),
     contexts: int | None = None,
     max_tokens: int | None = None,
+    options: int = 2,
+    picks: int | None = None,
 ) -> Quote:
-    """The cost of a request of this kind now.
+    """The cost of a request of this kind now. ``options``: how many answers are chosen between.
 
     Raises:
         InvalidParameter: a value is out of range. A request that would be refused is a quote with ``refusal``.
@@ -122,14 +137,14 @@ def quote(
     if not gauges:  # a post that asks nothing and so has no quotas
         return Quote(chosen, CLAIMS[chosen], 0, refusal=PolicyDenied(kind=chosen.value))
     user, department = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
-    if chosen != Kind.COHORT_TEXT:
+    if not chosen.is_cohort:
         return Quote(chosen, CLAIMS[chosen], expected_seconds(chosen, None), None, user, department)
-    options = {"epsilon": epsilon, "delta": delta, "contexts": contexts, "max_tokens": max_tokens}
     nodes = _nodes(hospitals)
     blocks = _blocks(nodes)
     shown = {block.hospital: block.epsilon_left for block in blocks}
     try:
-        plan = plan_text(**{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
+        asked = PrivacyOptions(epsilon=epsilon, delta=delta, contexts=contexts, picks=picks)
+        plan = asks.plan_for(chosen, asked, max_tokens, options)
     except DomainError as error:
         if error.code == "invalid_parameter":
             raise
@@ -139,9 +154,9 @@ def quote(
     return Quote(chosen, CLAIMS[chosen], seconds, plan, user, department, shown, refusal)
 
 
-def _refusal(plan: TextPlan, gauges: Sequence[Gauge], blocks: list[_Block]) -> DomainError | None:
+def _refusal(plan: Plan, gauges: Sequence[Gauge], blocks: list[_Block]) -> DomainError | None:
     """``details['try']`` holds the largest cost that would fit, if any does."""
-    largest = _largest(gauges, blocks)
+    largest = _largest(gauges, blocks) if isinstance(plan, TextPlan) else _least_left(gauges)
     smaller: dict[str, Any] = {"try": [{"epsilon": largest}]} if largest is not None else {}
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
@@ -223,6 +238,12 @@ def _largest(gauges: Sequence[Gauge], blocks: list[_Block]) -> float | None:
         if candidate > 0 and _offer(candidate, gauges, blocks).fits:
             return candidate
     return None
+
+
+def _least_left(gauges: Sequence[Gauge]) -> float | None:
+    """What the scarcest quota can pay, in hundredths, or None when that is less than any question costs."""
+    left = math.floor(min(gauge.left for gauge in gauges) * 100 + 1e-6) / 100
+    return left if left >= LEAST_EPSILON else None
 
 
 def least_cost() -> float:

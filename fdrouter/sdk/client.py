@@ -31,6 +31,8 @@ class Options(TypedDict, total=False):
     patient: str | None
     purpose: str | None
     contexts: int | None
+    options: Sequence[str]
+    picks: int | None
     max_tokens: int | None
     model: str | None
     idempotency_key: str
@@ -184,12 +186,13 @@ class PrivateInferenceClient(_Client):
         Args:
             max_privacy_budget: the most epsilon that the answer may cost. It is never spent because it is there: what
                 is spent is the router's usual epsilon for the kind, or the bound where that is less.
-            kind: ``general`` (the default: no record is read, nothing is spent), ``chart`` (needs ``patient``) or
+            kind: ``general`` (the default: no record is read, nothing is spent), ``chart`` (needs ``patient``), or over
+                many records ``cohort.count``, ``cohort.choice`` (needs ``options``), ``cohort.keywords`` and
                 ``cohort.text``. Records are never read unless they are asked for.
             stream: gives an iterator of text instead; its ``response`` is there at the end.
             options: ``epsilon``, ``delta``, ``hospitals``, ``patient``, ``purpose``, ``contexts``, ``max_tokens``,
-                ``model``, ``idempotency_key``, ``audit_trail`` (True: the receipt is checked). ``require_consensus`` is
-                refused: one node answers a request in this version.
+                ``options``, ``picks``, ``model``, ``idempotency_key``, ``audit_trail`` (True: the receipt is checked).
+                ``require_consensus`` is refused: one node answers a request in this version.
 
         Raises:
             PrivacyBudgetExceeded: bound, allowance or block do not pay; ``suggestions`` say what would do.

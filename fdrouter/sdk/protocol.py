@@ -57,6 +57,8 @@ class Question:
     patient: str | None = None
     purpose: str | None = None
     contexts: int | None = None
+    options: Sequence[str] = ()
+    picks: int | None = None
     max_tokens: int | None = None
     model: str | None = None
     idempotency_key: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -96,6 +98,8 @@ def body_of(session: Session, question: Question) -> Steps[dict[str, Any]]:
         "patient": question.patient,
         "purpose": question.purpose,
         "contexts": question.contexts,
+        "options": list(question.options),
+        "picks": question.picks,
         "idempotency_key": question.idempotency_key,
     }
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question.prompt}]}
@@ -170,6 +174,8 @@ def _quote(question: Question, epsilon: float | None) -> Call:
         "delta": question.delta,
         "hospitals": list(question.hospitals) or None,
         "contexts": question.contexts,
+        "options": list(question.options) or None,
+        "picks": question.picks,
         "max_tokens": question.max_tokens,
     }
     return Call("POST", "/api/quote", {name: value for name, value in asked.items() if value is not None})

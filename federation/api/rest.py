@@ -20,6 +20,7 @@ from federation import inference, outcome, quotes, selectors
 from federation.models import Inference, Kind, Node
 from federation.states import InferenceState
 from privacy import selectors as budgets
+from privacy.dp.cohort_plans import OPTIONS
 
 PAGE = 50
 
@@ -49,6 +50,8 @@ class QuoteInput(serializers.Serializer[Any]):
     hospitals = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=64)
     contexts = serializers.IntegerField(required=False, allow_null=True)
     max_tokens = serializers.IntegerField(required=False, allow_null=True)
+    options = serializers.ListField(child=serializers.CharField(max_length=80), required=False, max_length=12)
+    picks = serializers.IntegerField(required=False, allow_null=True)
 
 
 class RefusalOutput(serializers.Serializer[Any]):
@@ -133,7 +136,9 @@ class Quote(APIView):
     def post(self, request: Request) -> Response:
         asked = QuoteInput(data=request.data)
         asked.is_valid(raise_exception=True)
-        found = quotes.quote(principal_of(request), **asked.validated_data)
+        values = dict(asked.validated_data)
+        values["options"] = max(OPTIONS[0], len(values.pop("options", ())))
+        found = quotes.quote(principal_of(request), **values)
         names = ("kind", "claim", "seconds", "epsilon", "delta", "push", "contexts", "max_tokens", "user_left")
         data: dict[str, Any] = {name: getattr(found, name) for name in (*names, "department_left", "block_left")}
         data["refusal"] = _refusal(found.refusal)
