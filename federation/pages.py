@@ -15,8 +15,9 @@ from fdrouter import errors
 from fdrouter.errors import DomainError
 from federation import quotes, selectors
 from federation.asks import MAX_PROMPT_BYTES
-from federation.models import Kind
+from federation.models import MECHANISMS, Kind
 from federation.states import InferenceState
+from privacy.dp import cohort_plans as plans
 from privacy.dp.text_plan import DEFAULT_EPSILON, MAX_EPSILON
 from privacy.models import Reservation, ReservationState
 
@@ -79,6 +80,40 @@ TABS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to answer over many records, cheapest first as the page lists them. ``words`` say what one gets."""
+
+    kind: Kind
+    label: str
+    words: str
+    icon: str
+
+    @property
+    def slug(self) -> str:
+        return self.kind.value.replace(".", "-")
+
+    @property
+    def usual(self) -> float:
+        """The usual privacy cost; a text's has a control of its own."""
+        return plans.DEFAULT_EPSILON.get(MECHANISMS[self.kind], DEFAULT_EPSILON)
+
+
+FORMS = (
+    Form(Kind.COHORT_COUNT, "A number", "how many records match", "sum"),
+    Form(Kind.COHORT_CHOICE, "One of my answers", "you name the answers, the records vote", "list-check"),
+    Form(Kind.COHORT_KEYWORDS, "Keywords", "common words, then a sentence from them", "tags"),
+    Form(Kind.COHORT_TEXT, "Free text", "costs most", "writing"),
+)
+#: Beginnings of a question that a cheaper form answers, for the page's hint.
+COUNTS = r"^\s*(how many|what number|what share|what proportion|count)\b"
+
+
+def form_of(name: str) -> Kind:
+    """The kind that a form's name stands for; free text for any other name."""
+    return next((form.kind for form in FORMS if form.kind.value == name), Kind.COHORT_TEXT)
+
+
 PRESETS = (1.0, 2.0, DEFAULT_EPSILON, 5.0)
 
 
@@ -125,6 +160,8 @@ class Composer:
     purposes: list[tuple[str, str]]
     purpose: str
     costs: Costs | None
+    form: Kind = Kind.COHORT_TEXT
+    forms: tuple[Form, ...] = FORMS
     max_bytes: int = MAX_PROMPT_BYTES
 
     @property
@@ -132,6 +169,7 @@ class Composer:
         """What the page's script has to know."""
         return {
             "placeholders": {tab.kind.value: tab.placeholder for tab in self.tabs},
+            "counts": COUNTS,
             "troubles": {code: asdict(known) for code, known in TROUBLES.items()},
         }
 
@@ -141,7 +179,8 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
     allowed = selectors.purposes_by_kind(principal)
     tabs = [tab for tab in TABS if tab.kind in allowed]
     usable = [code for code in PURPOSES if any(code in codes for codes in allowed.values())]
-    wanted = again.row.kind if again else kind
+    asked = again.row.kind if again else kind
+    wanted = Kind.COHORT_TEXT.value if asked in MECHANISMS else asked
     return Composer(
         tabs=tabs,
         kind=next((tab.kind for tab in tabs if tab.kind == wanted), tabs[0].kind if tabs else None),
@@ -149,6 +188,7 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
         patients=list(selectors.patients_in_care(principal)) if Kind.CHART in allowed else [],
         patient=again.row.patient_reference if again else "",
         sources=selectors.sources(principal),
+        form=form_of(asked),
         chosen_sources=list(again.row.hospitals) if again else [],
         purposes=[(code, PURPOSES[code]) for code in usable],
         purpose=purpose if purpose in usable else next(iter(usable), ""),

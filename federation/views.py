@@ -73,13 +73,14 @@ def quote(request: HttpRequest, principal: Principal) -> HttpResponse:
     try:
         if kind not in Kind.values:
             raise InvalidParameter("Choose what should answer.", field="kind")
+        asked = pages.form_of(request.GET.get("form", "")) if kind == Kind.COHORT_TEXT else Kind(kind)
         found = quotes.quote(
             principal,
-            kind=kind,
-            epsilon=_epsilon(request) if kind == Kind.COHORT_TEXT else None,
+            kind=asked,
+            epsilon=_epsilon(request, asked) if asked.is_cohort else None,
             hospitals=request.GET.getlist("hospitals"),
         )
-        refusal = found.refusal or _purpose_refusal(principal, Kind(kind), purpose)
+        refusal = found.refusal or _purpose_refusal(principal, asked, purpose)
         context |= {"quote": found, "refusal": refusal, "blocks": pages.blocks(principal, found.block_left)}
     except DomainError as error:
         context["refusal"] = error
@@ -102,8 +103,9 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _epsilon(request: HttpRequest) -> float | None:
-    text = request.GET.get("epsilon", "").strip()
+def _epsilon(request: HttpRequest, kind: Kind) -> float | None:
+    name = "epsilon" if kind is Kind.COHORT_TEXT else f"epsilon-{kind}"
+    text = request.GET.get(name, "").strip()
     if not text:
         return None
     value = _number(text)

@@ -5,8 +5,8 @@ window.fdrouter = window.fdrouter || {};
 
 (() => {
   const number = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+  const COUNTED = ["cohort.count", "cohort.choice"]; // no model has a part in these
   const STOP_COSTS = {
-    "cohort.text": "Stopping does not give the privacy cost back.",
     chart: "Stopping costs nothing. The look at the record stays recorded.",
     general: "Stopping costs nothing.",
   };
@@ -26,7 +26,7 @@ window.fdrouter = window.fdrouter || {};
       this.part("asked").textContent = question;
       this.part("text").textContent = "";
       this.part("text").classList.remove("is-partial");
-      this.part("stop-cost").textContent = STOP_COSTS[kind] || "";
+      this.part("stop-cost").textContent = STOP_COSTS[kind] || "Stopping does not give the privacy cost back.";
       this.part("stop").disabled = false;
       this.part("facts").replaceChildren();
       this.part("receipt").replaceChildren();
@@ -106,19 +106,20 @@ window.fdrouter = window.fdrouter || {};
       this.part("basis").textContent = this.basis(message);
       this.facts(message.privacy);
       this.part("open").href = `/history/${message.id}`;
+      this.part("written").hidden = COUNTED.includes(this.kind);
       this.part("foot").hidden = false;
     }
 
     basis(message) {
       const at = message.node ? ` at ${message.node.name}` : "";
       if (this.kind === "chart") return `Based on the chosen patient's record${at}. Not anonymous: treat it like the chart.`;
-      if (this.kind !== "cohort.text") return `Based on the model's public training${at}. No patient's record was opened.`;
+      if (!this.kind.startsWith("cohort.")) return `Based on the model's public training${at}. No patient's record was opened.`;
       return `Based on what many patients' records have in common${at}, with noise that limits what any one patient can change.`;
     }
 
     facts(privacy) {
       const left = privacy.remaining || {};
-      const cost = privacy.epsilon ? number.format(privacy.epsilon) : "none";
+      const cost = privacy.epsilon ? number.format(privacy.epsilon) : privacy.repeat_of ? "none: the stored release of the same question" : "none";
       this.fact("Privacy cost", cost);
       if (left.user !== null && left.user !== undefined) this.fact("You, today", number.format(left.user), "left");
       if (left.department !== null && left.department !== undefined) this.fact("Department, today", number.format(left.department), "left");
@@ -156,7 +157,7 @@ window.fdrouter = window.fdrouter || {};
     }
 
     charge(error) {
-      if (this.kind !== "cohort.text") return "";
+      if (!this.kind.startsWith("cohort.")) return "";
       if (error.charged === null) return "Whether it was charged stands in your history.";
       return error.charged
         ? "The privacy cost stays charged: records had been read. The details are in your history."

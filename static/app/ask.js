@@ -19,27 +19,36 @@
   let signedOut = false;
 
   // --- the form ---------------------------------------------------------------------------------------------
-  const kind = () => form.elements.kind.value;
+  const tab = () => form.elements.kind.value;
+  const overRecords = () => tab() === "cohort.text";
+  const kind = () => (overRecords() ? form.elements.form.value : tab());
+  const options = () => document.getElementById("options").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const counts = new RegExp(data.counts, "i");
   const custom = () => form.querySelector("[data-custom-cost]"); // anew each time: the costs are replaced after an answer
 
   function epsilon() {
-    if (kind() !== "cohort.text") return null;
+    if (!overRecords()) return null;
+    const exact = form.elements[`epsilon-${kind()}`];
+    if (exact) return Number(exact.value) || null;
     const chosen = form.querySelector('input[name="epsilon"]:checked');
     return Number((custom() && custom().value) || (chosen ? chosen.value : 0)) || null;
   }
 
   function hospitals() {
-    return kind() === "cohort.text" ? [...form.querySelectorAll('input[name="hospitals"]:checked')].map((box) => box.value) : [];
+    return overRecords() ? [...form.querySelectorAll('input[name="hospitals"]:checked')].map((box) => box.value) : [];
   }
 
   function missing() {
     if (!prompt.value.trim()) return true;
+    if (kind() === "cohort.choice" && options().length < 2) return true;
     return kind() === "chart" && !(form.elements.patient && form.elements.patient.value);
   }
 
   function refresh() {
     send.disabled = signedOut || !online || Boolean(current) || missing() || Boolean(quote.querySelector("[data-refused]"));
-    prompt.placeholder = placeholders[kind()] || "";
+    prompt.placeholder = placeholders[tab()] || "";
+    for (const part of form.querySelectorAll("[data-form]")) part.hidden = part.dataset.form !== kind();
+    form.querySelector("[data-counts]").hidden = !counts.test(prompt.value) || kind() === "cohort.count";
   }
 
   function requote() {
@@ -48,7 +57,7 @@
 
   // The text survives an ended session, a reload and a closed laptop; it never leaves this window's storage.
   function keep() {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ kind: kind(), prompt: prompt.value }));
+    sessionStorage.setItem(DRAFT, JSON.stringify({ kind: tab(), prompt: prompt.value }));
   }
 
   function restore() {
@@ -81,6 +90,7 @@
       hospitals: hospitals(),
       patient: kind() === "chart" ? form.elements.patient.value : "",
       epsilon: epsilon(),
+      options: kind() === "cohort.choice" ? options() : [],
       idempotency_key: crypto.randomUUID(),
     };
     current = { message, id: null };
@@ -176,8 +186,13 @@
       if (radio) radio.click();
       bringBack();
     },
+    form(value) {
+      document.getElementById(`form-${value.replace(".", "-")}`).click();
+    },
     epsilon(value) {
-      setCost(value);
+      const exact = form.elements[`epsilon-${kind()}`];
+      if (exact) exact.value = value;
+      else setCost(value);
       requote();
       bringBack();
     },
