@@ -1,0 +1,126 @@
+"""Recomputes every figure of the ledger from what is stored, and names what does not add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+from django.db.models import Count, Q, Sum
+
+from fdrouter.errors import DomainError
+from privacy import grants, limits, statement
+from privacy.dp import accounting
+from privacy.dp.cohort_plans import Plan, plan_of
+from privacy.models import Entry, EntryKind, ReservationState, Scope, ScopeKind, Unit
+from privacy.statement import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReport:
+    """A block's totals by two accountants. ``second`` is None where a release has no loss distribution."""
+
+    scope: Scope
+    statement: Statement
+    second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``faults`` are sentences that name scope or reservation; empty when the books balance."""
+
+    scopes: int
+    reservations: int
+    blocks: tuple[BlockReport, ...]
+    faults: tuple[str, ...]
+
+
+def verify() -> Result:
+    """Checks all scopes, reservations and blocks. Changes nothing; run it in a transaction of its own."""
+    scopes = list(Scope.objects.order_by("pk"))
+    faults = [fault for scope in scopes for fault in _scope_faults(scope)]
+    reservations = 0
+    for fault, counted in _line_faults({scope.pk: scope for scope in scopes}):
+        reservations += counted
+        faults.extend(fault)
+    reports = []
+    for scope in scopes:
+        if scope.kind == ScopeKind.BLOCK:
+            try:
+                reports.append(_block(scope))
+            except DomainError as error:
+                faults.append(f"{scope}: {error.message}")
+    return Result(len(scopes), reservations, tuple(reports), tuple(faults))
+
+
+def _scope_faults(scope: Scope) -> Iterator[str]:
+    total = Entry.objects.filter(scope=scope).aggregate(total=Sum("amount"))["total"] or 0
+    if total != scope.used:
+        yield f"{scope}: used is {scope.used}, its entries add up to {total}"
+    if not 0 <= scope.used <= scope.limit:
+        yield f"{scope}: {scope.used} used of {scope.limit}"
+    if scope.kind == ScopeKind.BLOCK:
+        alpha, epsilon, delta = statement.order_of(scope)
+        frozen = accounting.block_cap(epsilon, delta)
+        if (alpha, scope.cap) != (frozen.alpha, frozen.nano):
+            yield f"{scope}: cap {scope.cap} at order {alpha:g} is not the filter's, {frozen.nano} at {frozen.alpha:g}"
+    elif scope.extra < (granted := grants.granted_today([scope])[scope.pk]):
+        yield f"{scope}: {scope.extra} granted, its approved grants add up to {granted}"
+
+
+def _line_faults(scopes: dict[int, Scope]) -> Iterator[tuple[list[str], int]]:
+    """Of each reservation's line at each scope: what is wrong with it, and 1 for the first line of a reservation."""
+    lines = Entry.objects.filter(reservation__isnull=False).values_list(
+        "reservation", "scope", "reservation__state", "reservation__event"
+    )
+    lines = lines.annotate(
+        charges=Count("pk", filter=Q(kind=EntryKind.RESERVE)),
+        charged=Sum("amount", filter=Q(kind=EntryKind.RESERVE), default=0),
+        refunded=Sum("amount", filter=Q(kind=EntryKind.REFUND), default=0),
+    )
+    last = None
+    for row in lines.order_by("reservation", "scope").iterator():
+        pk, scope_id, state, event, charges, charged, refunded = cast("tuple[Any, ...]", row)
+        where = f"reservation {pk} at {scopes[scope_id]}"
+        found = []
+        if charges != 1:
+            found.append(f"{where}: charged {charges} times")
+        if not 0 <= -refunded <= charged:
+            found.append(f"{where}: {-refunded} given back of {charged}")
+        if state in (ReservationState.RESERVED, ReservationState.EXPIRED) and refunded:
+            found.append(f"{where}: {state}, but {-refunded} was given back")
+        if event is not None and (expected := _expected(scopes[scope_id], _key(event))) not in (None, charged):
+            found.append(f"{where}: charged {charged}, its event costs {expected}")
+        yield found, int(pk != last)
+        last = pk
+
+
+def _key(event: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(event.items()))
+
+
+@lru_cache(maxsize=4096)
+def _plan(key: tuple[tuple[str, Any], ...]) -> Plan | None:
+    try:
+        return plan_of(dict(key))
+    except DomainError:
+        return None
+
+
+def _expected(scope: Scope, key: tuple[tuple[str, Any], ...]) -> int | None:
+    """What the event costs in the scope's units; -1 when it does not add up, None when the scope does not count it."""
+    if scope.unit == Unit.REQUESTS:
+        return None
+    plan = _plan(key)
+    if plan is None:
+        return -1
+    if scope.unit == Unit.MICRO_EPSILON:
+        return limits.micro(plan.epsilon)
+    return plan.nano_at(statement.order_of(scope)[0])
+
+
+def _block(scope: Scope) -> BlockReport:
+    alpha, _, delta = statement.order_of(scope)
+    found = statement.of(scope)
+    return BlockReport(scope, found, statement.second_opinion(found, alpha, delta))
