@@ -173,7 +173,7 @@ def test_when_nothing_fits_the_page_says_so_and_offers_the_kind_without_a_cost(c
     rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=9.5)
     html = page(client, ada, "/")
     assert not _costs(html)
-    for text in ("Nothing that the records can be asked fits", "costs 0.75; you have 0.5 left", 'data-value="general"'):
+    for text in ("No free text fits what is left", "costs 0.75; you have 0.5 left", 'data-value="general"'):
         assert text in html
 
 
