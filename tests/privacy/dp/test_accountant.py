@@ -166,7 +166,7 @@ def test_calibration_by_loss_distribution() -> None:
     assert noise < noise_for(KINDS["gaussian"], 1.0, DELTA, composition="rdp")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.floats(0.05, 10),
     st.integers(1, 500),

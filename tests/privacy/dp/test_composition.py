@@ -106,7 +106,7 @@ events = st.one_of(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(1.5, 30), st.integers(1, 20), st.sampled_from([1e-3, 1e-5, 1e-8]))
 def test_renyi_is_never_below_the_loss_distribution(noise: float, count: int, delta: float) -> None:
     for event in (Event(Gaussian(noise)), Event(DiscreteGaussian(noise)), Event(DiscreteLaplace(noise))):
@@ -115,7 +115,7 @@ def test_renyi_is_never_below_the_loss_distribution(noise: float, count: int, de
         assert rdp >= composed([(event, count)], delta, "pld") - slack
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(st.tuples(events, st.integers(1, 5)), min_size=2, max_size=4), st.randoms())
 def test_the_order_does_not_matter_and_more_costs_more(parts: list[tuple[Event, int]], shuffle: Any) -> None:
     mixed = list(itertools.chain.from_iterable([(event, 1)] * count for event, count in parts))
@@ -127,7 +127,7 @@ def test_the_order_does_not_matter_and_more_costs_more(parts: list[tuple[Event, 
         assert composed(parts, DELTA / 10, way) >= whole * (1 - 1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(events, st.integers(2, 20))
 def test_less_noise_and_more_releases_cost_more(event: Event, count: int) -> None:
     for way in ("basic", "advanced", "rdp", "zcdp"):
