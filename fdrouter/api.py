@@ -39,6 +39,7 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.Cancelled: 409,
     errors.QuotaSpent: 429,
     errors.BlockExhausted: 402,
+    errors.ClaimMissing: 503,
     errors.PushTooSmall: 422,
     errors.NoNode: 503,
     errors.NodeFailed: 502,

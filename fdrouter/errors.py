@@ -107,6 +107,13 @@ class PushTooSmall(DomainError):
     default_message = "With these settings the records could not influence the answer."
 
 
+class ClaimMissing(DomainError):
+    """The mechanism has no current claim sheet, so nobody could say what it promises."""
+
+    code = "claim_missing"
+    default_message = "This kind of answer has no current claim sheet at the hospital, so it is not given."
+
+
 class NoNode(DomainError):
     """No node that may answer is up."""
 

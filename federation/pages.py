@@ -225,6 +225,7 @@ _EDIT = Step("Change the question", "edit", _HOME)
 TROUBLES: dict[str, Trouble] = {
     "quota_spent": Trouble("Not enough budget left today", (_GENERAL, _BUDGET)),
     "block_exhausted": Trouble("These records have no privacy budget left", (_GENERAL, _BUDGET)),
+    "claim_missing": Trouble("This hospital cannot say what this answer would promise", (_GENERAL,)),
     "push_too_small": Trouble("This cost is too low for the records to speak"),
     "policy_denied": Trouble("The access policy does not allow this", (Step("Change the purpose", "purpose", _HOME),)),
     "invalid_parameter": Trouble("Something in the request is not right", (_EDIT,)),

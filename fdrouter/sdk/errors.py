@@ -126,6 +126,7 @@ _BY_CODE: dict[str, type[RouterError]] = {
     "block_exhausted": PrivacyBudgetExceeded,
     "no_node": NodeUnavailable,
     "node_timeout": NodeUnavailable,
+    "claim_missing": NodeUnavailable,
     "dependency_unavailable": RouterUnreachable,
 }
 _BY_STATUS: dict[int, type[RouterError]] = {

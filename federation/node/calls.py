@@ -18,7 +18,7 @@ from fdrouter.evidence import Event, record
 from federation import identity, receipts
 from federation.models import MECHANISMS, Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
-from privacy import ledger
+from privacy import claims, ledger
 from privacy.dp.cohort_plans import ChoicePlan, Plan, plan_of
 from privacy.dp.text_plan import TextPlan
 from privacy.models import Reservation, ReservationState
@@ -156,6 +156,7 @@ def begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
 
 
 def _reserve(message: Message, plan: Plan) -> None:
+    claims.sheet(MECHANISMS[message.kind])
     scope = blocks.current()
     charge = blocks.charge(scope, plan)
     ledger.reserve(ledger.Request(id=message.id, charges=[charge], event=plan.to_event()))
@@ -223,6 +224,7 @@ def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | No
             "epsilon": event["epsilon"],
             "delta": event["delta"],
             "parameters": message.plan.parameters,
+            "claim": claims.sheet(event["mechanism"]).reference,
         }
         if isinstance(message.plan, TextPlan):
             mechanism["rho_reserved"] = message.plan.rho
