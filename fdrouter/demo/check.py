@@ -33,6 +33,10 @@ ANSWER_SECONDS = 180.0
 COHORT = {"kind": "cohort.text", "epsilon": 2.0, "contexts": 64}
 COHORT_TOKENS = 4
 COHORT_QUESTION = "What side effects were seen in patients on velorapine?"
+COUNT = {"kind": "cohort.count"}
+COUNT_QUESTION = "How many patients on velorapine had a dry cough?"
+CHOICE = {"kind": "cohort.choice", "options": ["dry cough", "rash", "nausea"]}
+KEYWORDS = {"kind": "cohort.keywords"}
 COHORT_ROLES = ("resident", "attending", "pharmacist", "researcher")
 SPENT = ("quota_spent", "block_exhausted")
 
@@ -70,7 +74,12 @@ class Checks:
         yield Check("general", "streamed answer", lambda: self._ask(stream=True))
         yield Check("chart", "answer in one piece", lambda: self._chart(stream=False))
         yield Check("chart", "streamed answer", lambda: self._chart(stream=True))
-        yield Check("cohort.text", "streamed answer, paid and receipted", self._cohort)
+        yield Check("cohort.count", "a number with its error", partial(self._paid, COUNT_QUESTION, COUNT))
+        yield Check("cohort.choice", "votes between named answers", partial(self._paid, COHORT_QUESTION, CHOICE))
+        yield Check(
+            "cohort.keywords", "drawn words, and a sentence", partial(self._paid, COHORT_QUESTION, KEYWORDS, 24)
+        )
+        yield Check("cohort.text", "streamed answer", partial(self._paid, COHORT_QUESTION, COHORT, COHORT_TOKENS))
         yield Check("pages", "a clinician signs in and opens Ask", lambda: self._page("attending", "/"))
         yield Check("pages", "a privacy officer opens the portal", lambda: self._page("privacy_officer", "/portal/"))
         yield Check("pages", "the portal is closed to a clinician", self._portal_closed)
@@ -150,12 +159,13 @@ class Checks:
         privacy = {"kind": "chart", "patient": patients[0]["reference"]}
         return self._answer(user, "Which conditions are on record?", privacy, stream=stream, max_tokens=24)
 
-    def _cohort(self) -> str:
+    def _paid(self, question: str, privacy: dict[str, Any], max_tokens: int = COHORT_TOKENS) -> str:
+        """Asks over records, as somebody whose allowance still pays."""
         refused = ""
         for role in COHORT_ROLES:
             try:
                 user = self._access.user(role)
-                return self._answer(user, COHORT_QUESTION, COHORT, stream=True, max_tokens=COHORT_TOKENS)
+                return self._answer(user, question, privacy, stream=True, max_tokens=max_tokens)
             except LookupError:
                 continue
             except openai.APIStatusError as error:
@@ -186,6 +196,7 @@ class Checks:
             raise CheckFailed("the answer is empty")
         self._verify(found.get("receipt"))
         cost = f", privacy cost {found['epsilon']:.2f}" if found.get("epsilon") else ""
+        cost = ", from the stored release at no cost" if found.get("repeat_of") else cost
         return f"{time.monotonic() - begun:.1f} s" + (f", first token {first:.1f} s" if first else "") + cost
 
     def _verify(self, receipt: Any) -> None:

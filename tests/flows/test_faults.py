@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import uuid
@@ -16,9 +17,14 @@ from fdrouter.demo.access import User
 from fdrouter.demo.stack import node_database
 from tests.flows.harness import MODEL, Network
 
-QUESTION = [{"role": "user", "content": "Which side effect does velorapine cause?"}]
+_numbers = itertools.count(1)
 LONG = [{"role": "user", "content": "Explain in detail how the heart pumps blood."}]
 SMALL = {"kind": "cohort.text", "epsilon": 3.0, "contexts": 48, "max_tokens": 6, "hospitals": ["northfield"]}
+
+
+def _question() -> list[dict[str, str]]:
+    """Never the same twice: a question asked before would be answered from its stored release."""
+    return [{"role": "user", "content": f"Which side effect does velorapine cause? (case {next(_numbers)})"}]
 
 
 def _client(network: Network, person: User) -> Any:
@@ -44,7 +50,7 @@ def _kinds(network: Network, request_id: str) -> list[str]:
 
 def test_every_step_of_a_cohort_answer_leaves_evidence(network: Network, user: User) -> None:
     with _client(network, user) as client:
-        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
+        answer = client.chat.completions.create(model=MODEL, messages=_question(), extra_body={"privacy": SMALL})
     privacy = answer.model_extra["privacy"] if answer.model_extra else {}
     assert privacy["kind"] == "cohort.text" and privacy["epsilon"] == 3.0 and privacy["adjacency"] == "swap"
     assert (
@@ -63,11 +69,11 @@ def test_every_step_of_a_cohort_answer_leaves_evidence(network: Network, user: U
 
 
 def test_the_same_key_twice_is_answered_once_and_charged_once(network: Network, user: User) -> None:
-    privacy = SMALL | {"idempotency_key": uuid.uuid4().hex}
+    asked, privacy = _question(), SMALL | {"idempotency_key": uuid.uuid4().hex}
     before = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
     with _client(network, user) as client:
         first, second = (
-            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
+            client.chat.completions.create(model=MODEL, messages=asked, extra_body={"privacy": privacy})
             for _ in range(2)
         )
         other = [{"role": "user", "content": "Something else?"}]
@@ -76,6 +82,31 @@ def test_the_same_key_twice_is_answered_once_and_charged_once(network: Network, 
     assert first.id == second.id and first.choices[0].message.content == second.choices[0].message.content
     after = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
     assert after - before == 3 * 3_000_000  # of the person, the department and the hospital
+
+
+@pytest.mark.parametrize(
+    "privacy", [{"kind": "cohort.count"}, {"kind": "cohort.choice", "options": ["dry cough", "rash"]}]
+)
+def test_the_same_question_again_is_answered_from_the_stored_release(
+    network: Network, user: User, privacy: dict[str, Any]
+) -> None:
+    def spent() -> tuple[int, int]:
+        quotas = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")[0][0]
+        with psycopg.connect(network.stack.database_url(node_database(network.layout.nodes[0]))) as node:
+            block = node.execute("SELECT used FROM privacy_scope").fetchall()[0][0]
+        return quotas, block
+
+    asked, privacy = _question(), privacy | {"hospitals": ["northfield"]}
+    begun = spent()
+    with _client(network, user) as client:
+        first = client.chat.completions.create(model=MODEL, messages=asked, extra_body={"privacy": privacy})
+        paid = spent()
+        again = client.chat.completions.create(model=MODEL, messages=asked, extra_body={"privacy": privacy})
+    assert paid[0] > begun[0] and paid[1] > begun[1]
+    assert spent() == paid
+    assert first.id != again.id and first.choices[0].message.content == again.choices[0].message.content
+    told = again.model_extra["privacy"]
+    assert told["epsilon"] == 0.0 and told["repeat_of"] == str(uuid.UUID(first.id.removeprefix("chatcmpl-")))
 
 
 def test_an_answer_is_there_after_the_browser_left(network: Network, user: User) -> None:
@@ -90,7 +121,7 @@ def test_an_answer_is_there_after_the_browser_left(network: Network, user: User)
 def test_a_stopped_request_ends_at_once_and_stays_charged(network: Network, user: User) -> None:
     with _client(network, user) as client:
         stream = client.chat.completions.create(
-            model=MODEL, messages=QUESTION, stream=True, extra_body={"privacy": SMALL}
+            model=MODEL, messages=_question(), stream=True, extra_body={"privacy": SMALL}
         )
         _first_text(iter(stream))
         request_id = network.latest()
@@ -106,7 +137,7 @@ def test_a_stopped_request_ends_at_once_and_stays_charged(network: Network, user
 def test_without_a_node_nothing_is_charged(network: Network, user: User) -> None:
     with network.without("node-northfield"), _client(network, user) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
+            client.chat.completions.create(model=MODEL, messages=_question(), extra_body={"privacy": SMALL})
         assert caught.value.status_code == 503 and caught.value.code == "no_node"
         assert network.reservation(network.latest()) == "released"
 
@@ -131,7 +162,7 @@ def test_redis_restarts_under_a_request(network: Network, user: User) -> None:
 def test_the_worker_is_killed_under_a_request(network: Network, user: User) -> None:
     with _client(network, user) as client:
         stream = client.chat.completions.create(
-            model=MODEL, messages=QUESTION, stream=True, extra_body={"privacy": SMALL}
+            model=MODEL, messages=_question(), stream=True, extra_body={"privacy": SMALL}
         )
         iterator = iter(stream)
         _first_text(iterator)
@@ -174,7 +205,7 @@ def test_postgresql_restarts_under_a_request(network: Network, user: User) -> No
 
 def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user: User) -> None:
     with _client(network, user) as client:
-        stream = _stream(client, QUESTION, extra_body={"privacy": SMALL | {"contexts": 96, "max_tokens": 24}})
+        stream = _stream(client, _question(), extra_body={"privacy": SMALL | {"contexts": 96, "max_tokens": 24}})
         _first_text(stream)
         request_id = network.latest()
         with network.without("engine"):
@@ -182,7 +213,7 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
                 list(stream)
             ended = network.ended(user, request_id)
             with pytest.raises(openai.InternalServerError):
-                client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
+                client.chat.completions.create(model=MODEL, messages=_question(), extra_body={"privacy": SMALL})
             untouched = network.latest()
     assert ended["state"] == "failed" and ended["error"]["charged"] is True
     assert network.reservation(request_id) == "settled"
@@ -205,7 +236,7 @@ def test_the_engine_is_killed_in_the_middle_of_an_answer(network: Network, user:
 def test_a_bad_request_costs_nothing(network: Network, user: User, privacy: dict[str, Any], status: int) -> None:
     before = network.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'micro_epsilon'")
     with _client(network, user) as client, pytest.raises(openai.APIStatusError) as caught:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": privacy})
+        client.chat.completions.create(model=MODEL, messages=_question(), extra_body={"privacy": privacy})
     assert caught.value.status_code == status
     body = json.loads(caught.value.response.text)["error"]
     assert body["message"] and body["code"]
@@ -231,5 +262,5 @@ def test_a_department_that_spent_its_quota_is_told_so(network: Network) -> None:
         http.get("/api/budget").raise_for_status()
     network.execute("UPDATE privacy_scope SET cap = 2000000 WHERE label = 'Research' AND unit = 'micro_epsilon'")
     with _client(network, researcher) as client, pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, extra_body={"privacy": SMALL})
+        client.chat.completions.create(model=MODEL, messages=_question(), extra_body={"privacy": SMALL})
     assert caught.value.code == "quota_spent" and "Research" in caught.value.message

@@ -3,6 +3,7 @@ what the asker hears."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from tests.flows import faulty
 from tests.flows.faulty import Impostor, Listener, Reply, SilentNode, StallingNode
 from tests.flows.harness import MODEL, Network
 
+_numbers = itertools.count(1)
 QUESTION = "Which side effect does velorapine cause?"
 COHORT = {"kind": "cohort.text", "epsilon": 3.0, "contexts": 48, "max_tokens": 6, "hospitals": ["northfield"]}
 GENERAL = {"kind": "general"}
@@ -57,7 +59,8 @@ def spent(network: Network) -> Spent:
 
 
 def ask(network: Network, person: User, privacy: dict[str, Any], *, stream: bool = False) -> httpx.Response:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4, "stream": stream}
+    question = f"{QUESTION} (case {next(_numbers)})"  # the same twice would be answered from the stored release
+    body = {"model": MODEL, "messages": [{"role": "user", "content": question}], "max_tokens": 4, "stream": stream}
     with network.http(person) as http:
         return http.post("/v1/chat/completions", json=body | {"privacy": privacy})
 
