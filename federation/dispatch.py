@@ -28,7 +28,7 @@ from federation.database import Reconnecting
 from federation.frames import Frame
 from federation.gateway import Answer, Call, CallFailed, Gateway, Progress
 from federation.inference import CANCEL_CHANNEL
-from federation.models import Kind
+from federation.models import MECHANISMS, Kind
 from federation.network import Network
 from federation.planning.greedy import Demand, assign
 from federation.states import InferenceState
@@ -47,6 +47,11 @@ _RENEW = (
     "UPDATE federation_inference SET lease = now() + %s * interval '1 s' WHERE id = ANY(%s) AND state = 'dispatched'"
 )
 _LOST = "SELECT id FROM federation_inference WHERE state IN ('queued', 'dispatched') AND lease < now() LIMIT 256"
+_RELEASED = (
+    "SELECT DISTINCT ON (request_digest) request_digest, node_id FROM federation_inference"
+    " WHERE request_digest = ANY(%s) AND state = 'done' AND kind LIKE 'cohort.%%' AND node_id IS NOT NULL"
+    " ORDER BY request_digest, finished_at"
+)
 _ACTOR = (
     "SELECT m.role, m.hospital_id, d.code FROM accounts_membership m"
     " LEFT JOIN accounts_department d ON d.id = m.department_id WHERE m.id = %s"
@@ -154,11 +159,20 @@ class Dispatcher:
 
     async def _plan(self, rows: list[Claimed]) -> dict[str, str | None]:
         """Assigns the batch and records the routes. A row that was at a node before goes back to it: it remembers."""
-        demands = [r.demand for r in rows if not (r.node_id and r.kind != Kind.GENERAL)]
-        planned = assign(demands, self._network.candidates())
-        planned |= {str(r.id): r.node_id for r in rows if r.node_id and r.kind != Kind.GENERAL}
+        bound = {str(r.id): r.node_id for r in rows if r.node_id and r.kind != Kind.GENERAL}
+        bound = await self._released_at([r for r in rows if r.kind in MECHANISMS]) | bound
+        planned: dict[str, str | None] = dict(bound)
+        planned |= assign([r.demand for r in rows if str(r.id) not in bound], self._network.candidates())
         await self._record_route([(r, node) for r in rows if (node := planned.get(str(r.id)))])
         return planned
+
+    async def _released_at(self, rows: list[Claimed]) -> dict[str, str]:
+        """Where the very same request was answered before: that node says it again for nothing, if it is up."""
+        if not rows:
+            return {}
+        found = dict(await self._claim_db.fetch(_RELEASED, ([r.request_digest for r in rows],)))
+        up = {candidate.node for candidate in self._network.candidates() if candidate.healthy}
+        return {str(r.id): node for r in rows if (node := found.get(r.request_digest)) in up and node is not None}
 
     async def _record_route(self, routes: list[tuple[Claimed, str]]) -> None:
         if routes:

@@ -125,6 +125,11 @@ class Inference(models.Model):
             models.Index(fields=["lease"], condition=Q(state__in=["queued", "dispatched"]), name="inference_open"),
             models.Index(fields=["user", "-created_at"], name="inference_by_user"),
             models.Index(fields=["created_at"], name="inference_by_time"),
+            models.Index(
+                fields=["request_digest"],
+                condition=Q(state="done", kind__startswith="cohort."),
+                name="inference_released",
+            ),
         ]
 
     def __str__(self) -> str:
