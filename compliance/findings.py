@@ -101,17 +101,19 @@ def _blocks(facts: dict[str, Any]) -> list[Finding]:
 
 def _block(block: dict[str, Any]) -> Finding:
     name = block["hospital_name"]
-    first = (
-        f"The dataset block of {name} has spent epsilon {figure(block['composed'])} of {figure(block['epsilon'])} by"
-        f" composition since it was opened (delta {tiny(block['delta'])}); the plain sum of the same releases is"
-        f" {figure(block['plain_sum'])}."
+    left = (
+        f"{round(100 * block['left_share'])}% of the dataset block of {name} is left, in the units that its filter"
+        " counts in; it never refills."
     )
-    left = f"{round(100 * block['left_share'])}% of what its filter admits is left, and it never refills."
+    spent = (
+        f"Its releases so far compose to epsilon {figure(block['composed'])} (delta {tiny(block['delta'])}), and the"
+        f" largest single request that still fits has epsilon {figure(block['largest'])}."
+    )
     if block["runs_out_on"]:
         pace = f"At the pace of the last seven days it is used up about {words(block['runs_out_on'])}."
     else:
         pace = "The last seven days hold too few answers, or too long a way to go, for a forecast."
-    return Finding(f"Block of {name}", (first, left, pace), attention=block["left_share"] < LOW_SHARE)
+    return Finding(f"Block of {name}", (left, spent, pace), attention=block["left_share"] < LOW_SHARE)
 
 
 def _quotas(facts: dict[str, Any]) -> Finding:
