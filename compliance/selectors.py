@@ -23,6 +23,7 @@ from django.db.models import (
 )
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Coalesce
+from django.utils import timezone
 
 from accounts.models import Membership, User
 from accounts.principals import Principal
@@ -31,7 +32,7 @@ from compliance.models import Event, Report
 from compliance.period import Period
 from federation.models import Inference, Kind
 from federation.states import TERMINAL, InferenceState
-from privacy.models import Entry, ScopeKind, Unit
+from privacy.models import Entry, GrantState, QuotaGrant, ScopeKind, Unit
 
 NO_CONTENT = ("request", "answer")
 """The sealed contents: no query of the portal loads them."""
@@ -292,3 +293,11 @@ def reports(principal: Principal) -> QuerySet[Report]:
     within = access.reach(principal)
     rows = Report.objects.select_related("requested_by").defer("pdf", "facts").order_by("-requested_at")
     return rows if within is None else rows.filter(hospital=within)
+
+
+def decided_grants(principal: Principal) -> QuerySet[QuotaGrant]:
+    """Wishes for more quota at the hospitals this person sees that were decided, or whose day is over; newest first."""
+    within = [place.code for place in access.hospitals(principal)]
+    rows = QuotaGrant.objects.filter(scope__hospital__in=within).select_related("scope", "source")
+    over = Q(state=GrantState.REQUESTED, period__lt=timezone.localdate())
+    return rows.filter(~Q(state=GrantState.REQUESTED) | over).order_by("-requested_at", "pk")

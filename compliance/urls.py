@@ -13,6 +13,7 @@ urlpatterns = [
     path("requests", views.requests, name="requests"),
     path("events", views.events, name="events"),
     path("events.csv", views.events_csv, name="events-csv"),
+    path("grants", views.quota_grants, name="grants"),
     path("reports", views.reports, name="reports"),
     path("reports/list", views.report_list, name="report-list"),
     path("reports/<uuid:report_id>/download", views.report_download, name="report-download"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
+from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -17,13 +18,16 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import principals
+from accounts.models import User
 from accounts.principals import Principal
 from compliance import access, budgets, charts, export, period, selectors
 from compliance import reports as report_service
 from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
 from compliance.models import REPORT_OPEN
 from compliance.selectors import EventFilter, RequestFilter
-from fdrouter.errors import NotFound, Unauthenticated
+from fdrouter.errors import Conflict, NotFound, QuotaSpent, Unauthenticated
+from privacy import grants
+from privacy.models import QuotaGrant
 
 P = ParamSpec("P")
 PAGE_ROWS = 50
@@ -196,6 +200,42 @@ def events_csv(request: HttpRequest, principal: Principal) -> HttpResponseBase:
     response["Content-Disposition"] = f'attachment; filename="events-{timezone.localdate():%Y-%m-%d}.csv"'
     response["Cache-Control"] = "no-store"
     return response
+
+
+@require_http_methods(["GET", "POST"])
+@portal_page
+def quota_grants(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Wishes for more of a daily quota: those that wait for this person's decision, and what was decided."""
+    if request.method == "POST":
+        try:
+            decided = grants.decide(
+                principal, UUID(request.POST.get("grant", "")), approve=request.POST.get("decision") == "approve"
+            )
+        except ValueError:
+            raise NotFound from None
+        except (Conflict, QuotaSpent) as error:
+            messages.error(request, error.message)
+        else:
+            messages.success(request, f"{decided.get_state_display().capitalize()}.")
+        return redirect("compliance:grants")
+    waiting = grants.waiting(principal)
+    return render(
+        request,
+        "compliance/grants.html",
+        {
+            "waiting": _named(waiting),
+            "decides": grants.may_decide(principal),
+            "recent": _named(selectors.decided_grants(principal)[:REPORT_ROWS]),
+        },
+    )
+
+
+def _named(rows: Iterable[QuotaGrant]) -> list[tuple[QuotaGrant, str, str]]:
+    """Each with the names of who asked and who decided."""
+    found = list(rows)
+    ids = {pk for grant in found for pk in (grant.requested_by, grant.decided_by) if pk}
+    names = {user.pk: user.get_full_name() or user.get_username() for user in User.objects.filter(pk__in=ids)}
+    return [(g, names.get(g.requested_by, "–"), names.get(g.decided_by or 0, "–")) for g in found]
 
 
 def _report_rows(principal: Principal) -> dict[str, Any]:

@@ -16,5 +16,6 @@ urlpatterns = [
     path("history/<uuid:request_id>/receipt", views.receipt, name="receipt"),
     path("history/<uuid:request_id>/receipt.json", views.receipt_file, name="receipt-file"),
     path("budget", views.budget, name="budget"),
+    path("budget/more", views.more_budget, name="more-budget"),
     path("nodes", views.nodes, name="nodes"),
 ]

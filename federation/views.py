@@ -7,10 +7,11 @@ import math
 from typing import Any
 from uuid import UUID
 
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.policy import PURPOSES
 from accounts.principals import Principal
@@ -18,6 +19,7 @@ from accounts.views import principal_required
 from fdrouter.errors import DomainError, InvalidParameter, NotFound, PolicyDenied
 from federation import pages, quotes, selectors
 from federation.models import Kind
+from privacy import grants
 from privacy.dp.text_plan import DEFAULT_EPSILON
 from privacy.selectors import balances
 
@@ -196,8 +198,27 @@ def budget(request: HttpRequest, principal: Principal) -> HttpResponse:
         "request_gauges": [gauge for gauge in gauges if not gauge.is_privacy],
         "sources": selectors.sources(principal) if gauges else [],
         "used": selectors.recent(principal, since=since, limit=100) if since else [],
+        "wishes": grants.visible(principal).filter(requested_at__gte=since)[:10] if since else [],
     }
     return render(request, "federation/budget.html", context)
+
+
+@require_POST
+@principal_required
+def more_budget(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Asks for more of a daily quota; somebody else decides."""
+    try:
+        grants.request(
+            principal,
+            target=request.POST.get("target", ""),
+            epsilon=_number(request.POST.get("epsilon", "")),
+            reason=request.POST.get("reason", ""),
+        )
+    except DomainError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, "Your request was sent to the privacy officer. It counts for today only.")
+    return redirect("federation:budget")
 
 
 @require_safe

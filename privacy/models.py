@@ -64,6 +64,11 @@ class Scope(models.Model):
         return f"{self.kind} {self.key} ({self.unit})"
 
     @property
+    def left(self) -> int:
+        """What the row's own period has left; a period that is over starts again with the next charge."""
+        return self.limit - self.used
+
+    @property
     def limit(self) -> int:
         """What may be used of it in its present period, grants included."""
         return self.cap + self.extra

@@ -19,8 +19,11 @@ from fdrouter.errors import DomainError, NotFound
 from federation import inference, outcome, quotes, selectors
 from federation.models import Inference, Kind, Node
 from federation.states import InferenceState
+from privacy import grants
 from privacy import selectors as budgets
 from privacy.dp.cohort_plans import OPTIONS
+from privacy.limits import MICRO
+from privacy.models import QuotaGrant
 
 PAGE = 50
 
@@ -157,6 +160,59 @@ class Budget(APIView):
         gauges = budgets.balances(principal_of(request))
         rows = [{**asdict(gauge), "left": gauge.left} for gauge in gauges]
         return Response(GaugeOutput(rows, many=True).data)
+
+
+class GrantInput(serializers.Serializer[Any]):
+    target = serializers.ChoiceField(choices=list(grants.TARGETS))
+    epsilon = serializers.FloatField()
+    reason = serializers.CharField(max_length=grants.MAX_REASON)
+    source = serializers.CharField(required=False, allow_blank=True, max_length=40, default="")  # type: ignore[assignment]
+
+
+class GrantOutput(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    scope = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a field named like an attribute of every field
+    epsilon = serializers.FloatField()
+    reason = serializers.CharField()
+    state = serializers.CharField()
+    day = serializers.DateField()
+
+
+class DecisionInput(serializers.Serializer[Any]):
+    approve = serializers.BooleanField()
+
+
+def _grant(row: QuotaGrant) -> dict[str, Any]:
+    shown = {"id": row.pk, "scope": row.scope.kind, "label": row.scope.label, "epsilon": row.amount / MICRO}
+    return GrantOutput(shown | {"reason": row.reason, "state": row.state, "day": row.period}).data
+
+
+class Grants(APIView):
+    """Wishes for more of a daily quota: one's own, and for a privacy officer those of the hospital."""
+
+    @extend_schema(responses=GrantOutput(many=True))
+    def get(self, request: Request) -> Response:
+        return Response([_grant(row) for row in grants.visible(principal_of(request))[:PAGE]])
+
+    @extend_schema(request=GrantInput, responses={201: GrantOutput})
+    def post(self, request: Request) -> Response:
+        """Asks for more today. A second person decides."""
+        asked = GrantInput(data=request.data)
+        asked.is_valid(raise_exception=True)
+        row = grants.request(principal_of(request), **asked.validated_data)
+        return Response(_grant(row), status=status.HTTP_201_CREATED)
+
+
+class GrantDecision(APIView):
+    """A privacy officer's decision about somebody else's wish."""
+
+    @extend_schema(request=DecisionInput, responses=GrantOutput, operation_id="budget_grants_decide")
+    def post(self, request: Request, grant_id: UUID) -> Response:
+        decided = DecisionInput(data=request.data)
+        decided.is_valid(raise_exception=True)
+        row = grants.decide(principal_of(request), grant_id, approve=decided.validated_data["approve"])
+        return Response(_grant(row))
 
 
 class Nodes(APIView):

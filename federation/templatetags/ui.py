@@ -20,6 +20,7 @@ from accounts.models import Role
 from accounts.principals import Principal
 from fdrouter.errors import DomainError
 from federation import pages, selectors
+from privacy import limits
 
 register = template.Library()
 
@@ -49,6 +50,7 @@ PORTAL_PAGES = (
     Entry("Ledger", "compliance:ledger", "scale"),
     Entry("Requests", "compliance:requests", "list-details"),
     Entry("Events", "compliance:events", "shield-check"),
+    Entry("Grants", "compliance:grants", "gauge"),
     Entry("Reports", "compliance:reports", "report-analytics"),
 )
 # Pages that have no entry of their own belong to the one that leads to them.
@@ -140,6 +142,12 @@ def trouble_for(error: DomainError) -> pages.Trouble:
 def post_name(role: str) -> str:
     """A role in words."""
     return str(Role(role).label).capitalize() if role in Role.values else role
+
+
+@register.filter
+def micro(value: int) -> float:
+    """Whole millionths as a privacy cost."""
+    return value / limits.MICRO
 
 
 @register.filter

@@ -20,7 +20,15 @@ from federation.models import Inference, Node
 from privacy import ledger, quotas
 from tests.accounts import people
 
-PORTAL = ("/portal/", "/portal/ledger", "/portal/requests", "/portal/events", "/portal/events.csv", "/portal/reports")
+PORTAL = (
+    "/portal/",
+    "/portal/ledger",
+    "/portal/requests",
+    "/portal/events",
+    "/portal/events.csv",
+    "/portal/grants",
+    "/portal/reports",
+)
 SignIn = Callable[[User], Client]
 SECRET = b"never shown: metoprolol and a cough"
 

@@ -97,7 +97,7 @@ def test_every_rest_address_is_documented() -> None:
     text = page("api.md")
     for pattern in urlpatterns:
         if pattern.name:
-            route = str(pattern.pattern).replace("<uuid:request_id>", "{id}")
+            route = re.sub(r"<uuid:\w+>", "{id}", str(pattern.pattern))
             assert f"`/api/{route}`" in text, route
 
 
