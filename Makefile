@@ -1,7 +1,7 @@
 # Every target brings what it needs; repeating one is cheap.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo demo-check demo-reset test test-fast lint format types contracts unit \
-        flows bench-gateway screenshots
+        flows bench-gateway audit-dp screenshots
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
@@ -56,6 +56,9 @@ flows: setup-test
 
 bench-gateway: setup-bench  ## Measure the coordinator against a backend called directly
 	$(BIN)/python benchmarks/gateway/run.py
+
+audit-dp: setup-test  ## Draw from every mechanism and bound from below what an attacker really learns
+	$(BIN)/python -m benchmarks.dp.audit
 
 screenshots: setup-test  ## Take a picture of every page of a running demo, light and dark
 	$(BIN)/python -m fdrouter.demo screenshots

@@ -46,6 +46,7 @@ SHOTS = (
     Shot("ledger", "/portal/ledger", "privacy_officer"),
     Shot("requests", "/portal/requests", "privacy_officer"),
     Shot("events", "/portal/events", "privacy_officer"),
+    Shot("grants", "/portal/grants", "privacy_officer"),
     Shot("reports", "/portal/reports", "privacy_officer"),
 )
 

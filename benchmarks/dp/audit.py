@@ -1,0 +1,153 @@
+"""What an attacker really learns from each mechanism, beside what is claimed: ``make audit-dp``.
+
+Draws from the mechanism over the worst pair of neighbours (one patient's record replaced). Half of the draws choose the
+event that tells them apart best; the other half bound from below, with 99.9 % confidence (Clopper and Pearson), what
+this event proves: of a pure claim the epsilon ln(p / q), of a zCDP claim the rho max D_a(Bernoulli(p) || Bernoulli(q))
+/ a, shown as the epsilon at the claim's delta. (Few draws prove next to nothing about (epsilon, 1e-5) itself; every
+post-processing of a rho-zCDP release, such as one event, is rho-zCDP too.) A bound above the claim would refute it. A
+bound below proves nothing, so each mechanism is audited once more with half its noise, which must be found out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import beta
+
+from privacy.dp import accounting, decoding
+from privacy.dp.cohort_plans import plan_choice, plan_count, plan_keywords
+from privacy.dp.mechanisms import NoisyHistogram, Selection
+from privacy.dp.text_plan import plan_text
+
+CONFIDENCE = 0.999
+ORDERS = (1.01, 1.5, 2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """``draw(other, count)`` gives one number a draw; larger speaks for the other neighbour."""
+
+    name: str
+    epsilon: float
+    delta: float
+    draw: Callable[[bool, int], np.ndarray]
+
+
+def count(noise: float) -> Case:
+    plan = plan_count(epsilon=1.0)
+    mechanism = NoisyHistogram("discrete_laplace", plan.scale * noise, "add_remove")
+    return Case("count", plan.epsilon, 0.0, lambda other, n: np.array(mechanism.release([100 + other] * n)))
+
+
+def choice(noise: float) -> Case:
+    plan = plan_choice(options=2, epsilon=1.0)
+    mechanism = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "swap")
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        cells = np.array(mechanism.release([50 + other, 50 - other, 10] * n)).reshape(n, 3)
+        difference: np.ndarray = cells[:, 0] - cells[:, 1]
+        return difference
+
+    return Case("choice", plan.epsilon, plan.delta, draw)
+
+
+def keywords(noise: float) -> Case:
+    plan = plan_keywords(epsilon=1.0)
+    selection = Selection(plan.scale * noise, picks=plan.picks, adjacency="swap")
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        mine, rest = (21, 20) if other else (20, 21)  # the record swaps four words against all others
+        votes = [mine] * 4 + [rest] * 4
+        return np.array([sum(index < 4 for index in selection.choose(votes)) for _ in range(n)])
+
+    return Case("keywords", plan.epsilon, plan.delta, draw)
+
+
+def text(noise: float) -> Case:
+    plan = plan_text(epsilon=3.0)
+    reach = plan.sensitivity_units
+    mechanism = decoding.TokenMechanism(plan.clip, plan.tau, plan.contexts, plan.top_k, reach, plan.rho_per_token)
+    maximum = decoding._noisy_max(mechanism.scale * noise)
+    part = decoding.UNITS * reach // 2
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        scores = [part, -part] if other else [-part, part]
+        return np.array([sum(maximum(scores) == 0 for _ in range(plan.max_tokens)) for _ in range(n)])
+
+    return Case(f"text, {plan.max_tokens} tokens", plan.epsilon, plan.delta, draw)
+
+
+def bounds(hits: int, draws: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a probability; each end fails with (1 - CONFIDENCE) / 2."""
+    miss = (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(miss, hits, draws - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - miss, hits + 1, draws - hits)) if hits < draws else 1.0
+    return low, high
+
+
+def proved(p: float, q: float, case: Case) -> float:
+    """Epsilon that an event of probability at least ``p`` and at most ``q`` proves; 0 when ``p`` is no larger."""
+    if p <= q or q <= 0 or p >= 1:
+        return 0.0
+    if not case.delta:
+        return math.log(p / q)
+    rho = max(binary_divergence(p, q, order) / order for order in ORDERS)
+    return accounting.epsilon_of_rho(rho, case.delta)
+
+
+def binary_divergence(p: float, q: float, order: float) -> float:
+    """Renyi divergence of two coins in nats."""
+    return math.log(p**order * q ** (1 - order) + (1 - p) ** order * (1 - q) ** (1 - order)) / (order - 1)
+
+
+def lower_bound(case: Case, draws: int) -> float:
+    """The epsilon that ``draws`` draws of each neighbour prove, 0 or more."""
+    one, other = case.draw(False, draws), case.draw(True, draws)
+    half, best = draws // 2, 0.0
+    for sure, doubtful in ((other, one), (-one, -other)):  # both directions
+        guesses = {t: ((sure[:half] >= t).mean(), (doubtful[:half] >= t).mean()) for t in np.unique(sure[:half])}
+        threshold = max(guesses, key=lambda t: proved(guesses[t][0], max(guesses[t][1], 20 / half), case))
+        p, _ = bounds(int((sure[half:] >= threshold).sum()), draws - half)
+        _, q = bounds(int((doubtful[half:] >= threshold).sum()), draws - half)
+        best = max(best, proved(p, q, case))
+    return best
+
+
+Maker = Callable[[float], Case]  # of the share of the noise
+CASES: tuple[tuple[Maker, int], ...] = (
+    (count, 100_000),
+    (choice, 33_000),
+    (keywords, 10_000),
+    (text, 3_000),
+)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--share", type=float, default=1.0, help="of the usual number of draws")
+    share = options.parse_args().share
+    table = Table("mechanism", "claimed epsilon", "proved from below", "with half the noise", title="Audit")
+    ratios, caught = [], 0
+    for make, draws in CASES:
+        number = max(200, int(draws * share))
+        case = make(1.0)
+        found, broken = lower_bound(case, number), lower_bound(make(0.5), number)
+        ratios.append(found / case.epsilon)
+        caught += broken > case.epsilon
+        verdict = "found out" if broken > case.epsilon else "NOT found out"
+        delta = f", delta {case.delta:g}" if case.delta else ""
+        table.add_row(case.name, f"{case.epsilon:g}{delta}", f"{found:.3f}", f"{broken:.3f} ({verdict})")
+    Console().print(table)
+    print(f"half the noise found out: {caught} of {len(CASES)}; largest proved/claimed: {max(ratios):.3f}")
+    if max(ratios) > 1 or caught < len(CASES):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
