@@ -228,6 +228,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = {
+    "reconcile": {"task": "federation.tasks.reconcile", "schedule": 600.0},
     "expire-reservations": {"task": "federation.tasks.expire_reservations", "schedule": 30.0},
     "probe-nodes": {"task": "federation.tasks.probe_nodes", "schedule": 10.0},
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},

@@ -38,6 +38,14 @@ def expire_reservations() -> int:
     return upkeep.expire_reservations()
 
 
+@shared_task(name="federation.tasks.reconcile")
+def reconcile() -> int:
+    """Compares what nodes report with their receipts; returns how many do not fit."""
+    from federation.reconcile import reconcile as compare_all
+
+    return sum(comparison.is_incident for comparison in compare_all())
+
+
 @shared_task(name="federation.tasks.probe_nodes")
 def probe_nodes() -> int:
     """Asks every node how it is; returns how many answered."""

@@ -63,6 +63,7 @@ async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
     if not _is_block(status.get("block")):
         status = {**status, "block": None}
     healthy = node.transport == Transport.OPENAI or status.get("engine") == "ok"
+    status = {**status, "mismatch": node.status.get("mismatch")}
     return {**status, "healthy": healthy, "checked_at": timezone.now().isoformat()}
 
 
