@@ -193,8 +193,9 @@ def by_hospital(
 
 
 def _charging_receipts() -> QuerySet[Inference]:
-    """Requests whose node signed that a mechanism was run over its records."""
-    return Inference.objects.filter(receipt__body__mechanism__epsilon__gt=0)
+    """Requests whose node signed that a mechanism was run over its records. A stored release told again is none."""
+    rows = Inference.objects.filter(receipt__body__mechanism__epsilon__gt=0)
+    return rows.exclude(receipt__body__mechanism__has_key="repeat_of")
 
 
 def _in_receipt(figure: str) -> Cast:
@@ -229,14 +230,16 @@ def blocks(principal: Principal, hospital: str | None = None) -> list[Block]:
     nodes = Node.objects.filter(active=True, hospital__in=within).select_related("hospital")
     recent = _charging_receipts().filter(finished_at__gte=timezone.now() - timedelta(days=FORECAST_DAYS))
     pace = {
-        node: (count, rho)
-        for node, count, rho in recent.values_list("node_id").annotate(n=Count("pk"), rho=Sum(_in_receipt("rho_spent")))
+        node: (count, nano or 0.0)
+        for node, count, nano in recent.values_list("node_id").annotate(
+            n=Count("pk"), nano=Sum(_in_receipt("nano_rdp_spent"))
+        )
     }
     found = (_block(node, *pace.get(node.pk, (0, 0.0))) for node in nodes.order_by("hospital__name", "id"))
     return [block for block in found if block is not None]
 
 
-def _block(node: Node, recent: int, rho: float | None) -> Block | None:
+def _block(node: Node, recent: int, nano: float) -> Block | None:
     reported = node.status.get("block")
     if not isinstance(reported, Mapping):
         return None
@@ -261,17 +264,17 @@ def _block(node: Node, recent: int, rho: float | None) -> Block | None:
         largest=values["epsilon_left"],
         left_share=max(0.0, 1.0 - values["used"] / values["cap"]),
         recent_answers=recent,
-        runs_out_on=_forecast(values, recent, rho or 0.0),
+        runs_out_on=_forecast(values, recent, nano),
     )
 
 
-def _forecast(block: Mapping[str, float], recent: int, rho: float) -> str | None:
+def _forecast(block: Mapping[str, float], recent: int, nano: float) -> str | None:
     """The day on which the filter is full if releases go on as in the last days; ``None``: nobody can say.
 
-    Renyi divergence adds up over releases where epsilon does not, so the pace is taken in it: ``alpha * rho`` of the
-    receipts of the last days.
+    The pace is taken in the filter's own units, which add up where epsilon does not: those that the receipts of the
+    last days say were charged.
     """
-    a_day = block["alpha"] * rho * NANO / FORECAST_DAYS
+    a_day = nano / FORECAST_DAYS
     if recent < FORECAST_MINIMUM or a_day <= 0:
         return None
     days = max(0.0, block["cap"] - block["used"]) / a_day

@@ -50,7 +50,9 @@ def choice(noise: float) -> Case:
     mechanism = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "swap")
 
     def draw(other: bool, n: int) -> np.ndarray:
-        cells = np.array(mechanism.release([50 + other, 50 - other, 10] * n)).reshape(n, 3)
+        histogram, at_once = [50 + other, 50 - other, 10], 33_000
+        noisy = [mechanism.release(histogram * min(at_once, n - done)) for done in range(0, n, at_once)]
+        cells = np.concatenate([np.array(part) for part in noisy]).reshape(n, 3)
         difference: np.ndarray = cells[:, 0] - cells[:, 1]
         return difference
 
@@ -122,7 +124,7 @@ def lower_bound(case: Case, draws: int) -> float:
 Maker = Callable[[float], Case]  # of the share of the noise
 CASES: tuple[tuple[Maker, int], ...] = (
     (count, 100_000),
-    (choice, 33_000),
+    (choice, 99_000),
     (keywords, 10_000),
     (text, 3_000),
 )

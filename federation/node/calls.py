@@ -175,7 +175,7 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
         NodeFailed: the call was ended elsewhere (a restart gave it up); its charge stands.
     """
     with transaction.atomic():
-        block = None
+        block, nano = None, 0
         if message.plan is not None:
             scope = blocks.current()
             nano = blocks.spent(scope, message.plan, outcome.completion_tokens)
@@ -183,7 +183,7 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
             record(_event(message, "ledger.settle", scope=scope.key, nano_rdp=nano))
             scope.refresh_from_db()
             block = blocks.figures(scope)
-        return _store(message, call, outcome, _receipt_body(message, outcome, block))
+        return _store(message, call, outcome, _receipt_body(message, outcome, block, nano))
 
 
 def _store(message: Message, call: NodeCall, outcome: Outcome, body: dict[str, Any]) -> dict[str, Any]:
@@ -208,12 +208,13 @@ def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[O
     """
     outcome, _ = stored_answer(earlier)
     with transaction.atomic():
-        body = _receipt_body(message, outcome, blocks.figures(blocks.current()))
+        body = _receipt_body(message, outcome, blocks.figures(blocks.current()), 0)
         body["mechanism"]["repeat_of"] = str(earlier.pk)
         return outcome, _store(message, call, outcome, body)
 
 
-def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | None) -> dict[str, Any]:
+def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | None, nano: int) -> dict[str, Any]:
+    """What the receipt says. ``nano``: what the block keeps charged, in its own units."""
     mechanism = None
     if message.plan is not None:
         event = message.plan.to_event()
@@ -224,6 +225,7 @@ def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | No
             "epsilon": event["epsilon"],
             "delta": event["delta"],
             "parameters": message.plan.parameters,
+            "nano_rdp_spent": nano,
             "claim": claims.sheet(event["mechanism"]).reference,
         }
         if isinstance(message.plan, TextPlan):

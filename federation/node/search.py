@@ -132,8 +132,8 @@ def terms_of(question: str) -> Terms:
     with connection.cursor() as cursor:
         cursor.execute(_TERMS, values)
         rows: list[tuple[str, bool]] = cursor.fetchall()
-    everything = [_quoted(term) for term, _ in rows]
-    return Terms([_quoted(term) for term, common in rows if not common] or everything, everything)
+    everything = [quoted(term) for term, _ in rows]
+    return Terms([quoted(term) for term, common in rows if not common] or everything, everything)
 
 
 def top_patients(question: str, *, limit: int, characters: int = EXCERPT_CHARACTERS) -> list[PatientHit]:
@@ -214,7 +214,7 @@ def _label(patient: Patient) -> str:
     return ", ".join([facts[0].rstrip(".") if facts else "Patient", *named])
 
 
-def _quoted(term: str) -> str:
+def quoted(term: str) -> str:
     """A lexeme as a quoted tsquery operand, so that no character of a question acts as an operator."""
     return "'" + term.replace("\\", "\\\\").replace("'", "''") + "'"
 

@@ -12,25 +12,27 @@ from collections.abc import Sequence
 
 from django.db import connection
 
-from federation.node.search import terms_of
+from federation.node.search import quoted, terms_of
 
 _COVER = "(SELECT count(*) FROM unnest(%(telling)s::text[]) AS t (term) WHERE p.vector @@ t.term::tsquery)"
-#: The patients that a question is about, each with the lines of the record that speak of it, as one vector.
+#: The patients that a question is about, each with the lines of the record that speak of it, a vector each.
 _COHORT = f"""
-SELECT p.id, (SELECT to_tsvector('english', coalesce(string_agg(l.line, ' '), ''))
-    FROM unnest(p.lines) AS l (line) WHERE to_tsvector('english', l.line) @@ %(any_telling)s::tsquery) AS said
+SELECT p.id, ARRAY(SELECT v FROM unnest(p.lines) AS l (line), LATERAL (SELECT to_tsvector('english', l.line)) AS t (v)
+    WHERE v @@ %(any_telling)s::tsquery) AS said
 FROM node_patient p WHERE p.vector @@ %(any_telling)s::tsquery AND {_COVER} >= %(least)s
 """  # noqa: S608 - constants of this module only
 _COUNT = "SELECT count(*) FROM node_patient p WHERE p.vector @@ %(all_telling)s::tsquery"
-#: For each patient of the cohort, which of the phrases the relevant lines hold (all words of a phrase).
+#: For each patient of the cohort, which of the phrases one of the relevant lines holds.
 _HELD = f"""
 SELECT array_agg(q.n) FILTER (WHERE q.n IS NOT NULL)
 FROM ({_COHORT}) c
-LEFT JOIN unnest(%(phrases)s::text[]) WITH ORDINALITY AS q (phrase, n) ON c.said @@ q.phrase::tsquery GROUP BY c.id
+LEFT JOIN unnest(%(phrases)s::text[]) WITH ORDINALITY AS q (phrase, n)
+    ON EXISTS (SELECT 1 FROM unnest(c.said) AS s (v) WHERE s.v @@ q.phrase::tsquery) GROUP BY c.id
 """  # noqa: S608 - constants of this module only
-_PHRASES = (
-    "SELECT n, plainto_tsquery('english', phrase)::text FROM unnest(%s::text[]) WITH ORDINALITY AS q (phrase, n)"
-    " ORDER BY n"
+_LEXEMES = (
+    "SELECT n, lexeme, position FROM unnest(%s::text[]) WITH ORDINALITY AS q (phrase, n),"
+    " unnest(to_tsvector('english', phrase)) AS t (lexeme, positions, weights), unnest(positions) AS p (position)"
+    " ORDER BY n, position"
 )
 
 
@@ -45,10 +47,10 @@ def count(question: str) -> int:
 
 
 def votes(question: str, options: Sequence[str]) -> list[int]:
-    """One vote for each patient whom the question is about: ``len(options)`` numbers, and last "none of these".
+    """One vote for each patient whom the question is about: ``len(options)`` numbers, and last "none or several of these".
 
-    A patient votes for the only option whose words stand in the lines of their record that speak of the question;
-    for none of them when it is several or none.
+    A patient votes for the only option that stands in a line of their record that speaks of the question; for none of
+    them when it is several or none.
     """
     found = [0] * (len(options) + 1)
     for held in _held(question, options):
@@ -66,8 +68,7 @@ def held_by(question: str, words: Sequence[str]) -> list[int]:
         for number in held:
             found[number - 1] += 1
     asked = set(terms_of(question).all)
-    phrases = _phrases(words)
-    return [0 if set(phrase.split(" & ")) <= asked else n for n, phrase in zip(found, phrases, strict=True)]
+    return [0 if words_in <= asked else n for n, words_in in zip(found, _lexemes(words), strict=True)]
 
 
 def _held(question: str, phrases: Sequence[str]) -> list[list[int]]:
@@ -80,8 +81,33 @@ def _held(question: str, phrases: Sequence[str]) -> list[list[int]]:
         return [row[0] or [] for row in cursor.fetchall()]
 
 
-def _phrases(options: Sequence[str]) -> list[str]:
-    """Each as a tsquery of all its words; one that has none matches nothing."""
+def _rows(phrases: Sequence[str]) -> list[list[tuple[str, int]]]:
+    """Each phrase's stemmed words, quoted, with their places in it; empty for one that has no telling word."""
+    found: list[list[tuple[str, int]]] = [[] for _ in phrases]
     with connection.cursor() as cursor:
-        cursor.execute(_PHRASES, [[option.replace("\0", " ") for option in options]])
-        return [row[1] for row in cursor.fetchall()]
+        cursor.execute(_LEXEMES, [[phrase.replace("\0", " ") for phrase in phrases]])
+        for number, lexeme, position in cursor.fetchall():
+            found[number - 1].append((quoted(lexeme), position))
+    return found
+
+
+def _lexemes(phrases: Sequence[str]) -> list[set[str]]:
+    return [{lexeme for lexeme, _ in row} for row in _rows(phrases)]
+
+
+def _phrases(phrases: Sequence[str]) -> list[str]:
+    """Each as a tsquery of its words in their order. Between two words one more may stand ("dose was reduced"); words
+    that only stand in the same line ("dry cough, by mouth") are no phrase. One without words matches nothing.
+    """
+    return [_query(row) for row in _rows(phrases)]
+
+
+def _query(row: list[tuple[str, int]]) -> str:
+    if len(row) == 2:
+        (first, here), (second, there) = row
+        gap = there - here
+        return f"({first} <{gap}> {second}) | ({first} <{gap + 1}> {second})"
+    parts = [row[0][0]] if row else [""]
+    for (_, before), (lexeme, position) in zip(row, row[1:], strict=False):
+        parts.append(f" <{position - before}> {lexeme}")
+    return "".join(parts)
