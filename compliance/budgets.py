@@ -171,7 +171,7 @@ def _department(
 def by_hospital(
     principal: Principal, period: Period, rows: list[DepartmentSpend], hospital: str | None = None
 ) -> list[HospitalSpend]:
-    """The departments summed by hospital, beside what the hospital's own node charged in its receipts."""
+    """What each hospital's departments spent, its own daily allowance, and what its node charged in its receipts."""
     begin, end = period.bounds
     charged = _charging_receipts().filter(finished_at__gte=begin, finished_at__lt=end)
     receipts = {
@@ -180,14 +180,18 @@ def by_hospital(
             n=Count("pk"), total=Sum(_in_receipt("epsilon"))
         )
     }
+    own = {s.hospital: s for s in Scope.objects.filter(kind=ScopeKind.HOSPITAL, unit=Unit.MICRO_EPSILON)}
     found = []
     for place in access.hospitals(principal, hospital):
         mine = [row for row in rows if row.hospital == place.code]
         count, total = receipts.get(place.code, (0, 0))
         sums = {
-            field: sum(getattr(row, field) for row in mine)
-            for field in ("cap", "spent_today", "left_today", "spent", "open", "requests")
+            field: sum(getattr(row, field) for row in mine) for field in ("spent_today", "spent", "open", "requests")
         }
+        quota = own.get(place.code)
+        usual = limits.effective().cap(ScopeKind.HOSPITAL, Unit.MICRO_EPSILON, place.code)
+        sums["cap"] = quota.limit if quota else usual
+        sums["left_today"] = sums["cap"] - (_used_today(quota) if quota else 0)
         found.append(HospitalSpend(code=place.code, name=place.name, receipts=count, receipts_epsilon=total, **sums))
     return found
 

@@ -191,9 +191,16 @@ async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bo
         content["options"] = ask.options
     payload = _encode(content)
     plan = ask.plan.to_event() if ask.plan else None
-    identity = [ask.kind, ask.model, ask.hospitals, ask.patient, plan, ask.purpose]
-    digest = crypto.fingerprint("request", _encode(identity) + payload)
+    digest = crypto.fingerprint("request", _identity(ask, plan, payload))
     return Prepared(uuid.uuid4(), credential, actor, ask, decision, payload, digest)
+
+
+def _identity(ask: Ask, plan: dict[str, Any] | None, payload: bytes) -> bytes:
+    """What makes a request the same as another one. Of counts and choices no model and no sampling is a part."""
+    if ask.kind in (Kind.COHORT_COUNT, Kind.COHORT_CHOICE):
+        words = " ".join(ask.question.split())
+        return _encode([ask.kind, words, ask.options, ask.hospitals, plan, ask.purpose])
+    return _encode([ask.kind, ask.model, ask.hospitals, ask.patient, plan, ask.purpose]) + payload
 
 
 def _check_hospitals(hospitals: tuple[str, ...]) -> None:

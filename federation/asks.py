@@ -109,7 +109,7 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
 
 async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:
     """:func:`make` for an event loop: planning a privacy cost takes some 20 ms, which other requests must not wait."""
-    if privacy.kind in MECHANISMS:
+    if isinstance(privacy.kind, str) and privacy.kind in MECHANISMS:
         return await asyncio.to_thread(make, privacy=privacy, **rest)
     return make(privacy=privacy, **rest)
 

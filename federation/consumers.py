@@ -176,6 +176,7 @@ def _message(request_id: uuid.UUID, frame: Frame, data: Any) -> dict[str, Any]:
         "type": "done",
         "id": str(request_id),
         "answer": data["answer"],
+        "finish_reason": data["finish_reason"],
         "node": data["node"],
         "privacy": data["privacy"],
         "usage": {"prompt_tokens": data["usage"][0], "completion_tokens": data["usage"][1]},

@@ -110,11 +110,11 @@ class Gateway:
         return self._sealed
 
     def _session(self, node: NodeEndpoint) -> aiohttp.ClientSession:
-        return self._tls() if node.url.startswith("https://") else self._plain
+        return self._tls() if _is_encrypted(node) else self._plain
 
     @staticmethod
     def _trust(node: NodeEndpoint) -> ssl.SSLContext | bool:
-        if not node.url.startswith("https://"):
+        if not _is_encrypted(node):
             return True
         try:
             return tls.context_for(settings.IDENTITY_DIR, node.certificate_sha256)
@@ -149,7 +149,9 @@ class Gateway:
         url = f"{node.url}/v1/models" if plain else f"{node.url}/node/health"
         try:
             timeout = aiohttp.ClientTimeout(total=5)
-            async with self._session(node).get(url, timeout=timeout, ssl=self._trust(node)) as response:
+            async with self._session(node).get(
+                url, timeout=timeout, ssl=self._trust(node), allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raise CallFailed("node_failed", sent=False)
                 return {} if plain else await response.json()
@@ -177,12 +179,14 @@ class Gateway:
                 yield item
 
     async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer]:
-        if node.public is None:
+        if node.public is None or not _is_encrypted(node):
             raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"})
         now = int(time.time())
         payload = {**call.payload, "issued_at": now, "expires_at": now + MESSAGE_SECONDS}
         envelope = sealing.seal(identity.load(settings.IDENTITY_DIR), node.public, call.id, payload)
-        async with self._tls().post(f"{node.url}/node/messages", data=envelope, ssl=self._trust(node)) as response:
+        async with self._tls().post(
+            f"{node.url}/node/messages", data=envelope, ssl=self._trust(node), allow_redirects=False
+        ) as response:
             if response.status != 200:
                 raise CallFailed("node_failed", sent=response.status >= 500, details={"status": response.status})
             answer: Answer | None = None
@@ -193,6 +197,10 @@ class Gateway:
                 yield item
             if answer is None:
                 raise CallFailed("node_failed", sent=True)
+
+
+def _is_encrypted(node: NodeEndpoint) -> bool:
+    return node.url.lower().startswith("https://")
 
 
 def _answer(text: Any, finish_reason: Any, usage: dict[str, Any], receipt: dict[str, Any] | None = None) -> Answer:

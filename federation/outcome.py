@@ -25,6 +25,7 @@ def claim(kind: str, receipt: dict[str, Any] | None, epsilon_micro: int, delta: 
         "epsilon": 0.0 if repeated else epsilon_micro / quotas.MICRO,
         "delta": 0.0 if repeated else delta,
         "repeat_of": repeated,
+        "released_at": mechanism.get("released_at"),
         "unit": UNIT if private else None,
         "adjacency": mechanism.get("adjacency") if private else None,
         "mechanism": mechanism.get("name") if private else None,

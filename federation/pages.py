@@ -114,7 +114,7 @@ def form_of(name: str) -> Kind:
     return next((form.kind for form in FORMS if form.kind.value == name), Kind.COHORT_TEXT)
 
 
-PRESETS = (1.0, 2.0, DEFAULT_EPSILON, 5.0)
+PRESETS = (2.0, DEFAULT_EPSILON, 5.0)  # below 2 a text is cut within a few words (measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +320,8 @@ def steps(found: selectors.Request) -> list[Moment]:
     if reservation is not None and reservation.ended_at is not None:
         released = reservation.state == ReservationState.RELEASED
         title = "Given back" if released else "Charged"
-        words = "Nothing was spent." if released else f"Privacy cost {found.cost:g} stays charged."
+        again = row.state == InferenceState.DONE and released
+        words = "Told again from the stored release of the same question: nothing was spent." if again else ""
+        words = words or ("Nothing was spent." if released else f"Privacy cost {found.cost:g} stays charged.")
         course.append(Moment(title, words, reservation.ended_at, "coin"))
     return course

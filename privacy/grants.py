@@ -24,6 +24,7 @@ from privacy.limits import MAX_EPSILON, micro
 from privacy.models import GrantState, QuotaGrant, Scope, ScopeKind, Unit
 
 MAX_REASON = 300
+LEAST = 0.01
 #: The quotas a person may ask more of, by what they call them.
 TARGETS = {"user": "user_epsilon", "department": "department_epsilon", "hospital": "hospital_epsilon"}
 
@@ -50,8 +51,8 @@ def request(principal: Principal, *, target: str, epsilon: object, reason: str, 
         raise PolicyDenied("Only people who may ask questions have quotas.")
     if target not in TARGETS:
         raise InvalidParameter(f"target must be one of {', '.join(TARGETS)}.", field="target")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon <= MAX_EPSILON:
-        raise InvalidParameter(f"epsilon must be a number above 0, at most {MAX_EPSILON:g}.", field="epsilon")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not LEAST <= epsilon <= MAX_EPSILON:
+        raise InvalidParameter(f"The privacy cost must lie between {LEAST:g} and {MAX_EPSILON:g}.", field="epsilon")
     words = " ".join(str(reason).replace("\0", "").split())
     if not 5 <= len(words) <= MAX_REASON:
         raise InvalidParameter(f"Give a reason of 5 to {MAX_REASON} characters.", field="reason")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +104,10 @@ def parse(document: Any, *, hospitals: Mapping[str, set[str]] | None = None) -> 
         for name in counted:
             if _UNITS[name] not in defaults.kinds.get(kind, {}):
                 raise InvalidParameter(f"defaults.{kind}.{name} is missing.", field=f"defaults.{kind}.{name}")
+    everywhere = set().union(*hospitals.values()) if hospitals else set()
+    if hospitals is not None and (unknown := defaults.departments.keys() - everywhere - _usual_departments()):
+        name = min(unknown)
+        raise InvalidParameter(f"No hospital has a department {name}.", field=f"defaults.departments.{name}")
     found = {}
     for code, body in _mapping(top.get("hospitals") or {}, "hospitals", None).items():
         path = f"hospitals.{code}"
@@ -115,6 +118,10 @@ def parse(document: Any, *, hospitals: Mapping[str, set[str]] | None = None) -> 
             name = min(unknown)
             raise InvalidParameter(f"{code} has no department {name}.", field=f"{path}.departments.{name}")
     return Limits(defaults, found, top)
+
+
+def _usual_departments() -> set[str]:
+    return set(BUILT_IN["defaults"]["departments"])
 
 
 def _mapping(value: Any, path: str, allowed: set[str] | None) -> dict[str, Any]:
@@ -149,7 +156,7 @@ def _amount(value: Any, name: str, path: str) -> int:
     high = MAX_EPSILON if name == "epsilon" else MAX_REQUESTS
     whole = name == "requests"
     kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not (math.isfinite(value) and 0 <= value <= high):
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= high:
         what = "a whole number" if whole else "a number"
         raise InvalidParameter(f"{path} must be {what} from 0 to {high:g}.", field=path)
     return int(value) if whole else micro(float(value))
@@ -193,7 +200,8 @@ def known_names() -> dict[str, set[str]]:
 def apply(limits: Limits, *, by: str) -> list[Change]:
     """Stores the document and moves the caps of the open quotas, in one transaction; returns what moved.
 
-    A quota that has used more today than its new cap keeps what it used and can pay nothing more until midnight.
+    A quota that has used more today than its new cap keeps what it used; what is given back of it today can be spent
+    again today. Its new cap counts from midnight.
     """
     with transaction.atomic():
         list(Scope.objects.exclude(kind=ScopeKind.BLOCK).order_by("pk").select_for_update().values_list("pk"))

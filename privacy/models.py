@@ -190,7 +190,9 @@ class QuotaGrant(models.Model):
             ),
             models.CheckConstraint(condition=~Q(decided_by=F("requested_by")), name="grant_by_a_second_person"),
             models.UniqueConstraint(
-                fields=["scope", "requested_by"], condition=Q(state="requested"), name="grant_one_open_wish"
+                fields=["scope", "requested_by", "period"],
+                condition=Q(state="requested"),
+                name="grant_one_open_wish",
             ),
         ]
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from django.db.models import BigIntegerField, F
+from django.db.models.functions import Greatest
+
 from accounts.models import Hospital
 from accounts.principals import Principal
 from privacy import limits
@@ -77,11 +80,23 @@ def _wanted(principal: Principal) -> list[Scope]:
     ]
 
 
+def _move(wanted: list[Scope], principal: Principal) -> None:
+    """A person who changed hospital takes their own quota along: it has the new one's limit, day and officer."""
+    for scope in wanted:
+        if scope.kind == ScopeKind.USER:
+            own = Scope.objects.filter(kind=scope.kind, key=scope.key, unit=scope.unit)
+            room = Greatest(F("extra"), F("used") - scope.cap, output_field=BigIntegerField())
+            own.exclude(hospital=principal.hospital or "").update(
+                hospital=scope.hospital, time_zone=scope.time_zone, cap=scope.cap, extra=room
+            )
+
+
 def scopes_for(principal: Principal) -> QuotaScopes:
     """The person's scopes, opened on first use. Two processes may open at once."""
     wanted = _wanted(principal)
     Scope.objects.bulk_create(wanted, ignore_conflicts=True)
     rows = Scope.objects.filter(key__in={scope.key for scope in wanted}).values_list("kind", "unit", "id")
+    _move(wanted, principal)
     found = {(kind, unit): pk for kind, unit, pk in rows}
     return QuotaScopes(
         user_epsilon=found[ScopeKind.USER, Unit.MICRO_EPSILON],

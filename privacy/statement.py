@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from django.db.models import Count, Sum
+from django.db.models import Count, FloatField, Q, Sum
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast
 
 from fdrouter.errors import BlockExhausted, InvalidParameter
-from privacy.dp import accounting, calibration, composition, events
+from privacy.dp import accounting, calibration, composition, curves, events
 from privacy.dp.cohort_plans import Plan, plan_of
 from privacy.dp.events import Event
 from privacy.dp.text_plan import TextPlan
-from privacy.models import Entry, ReservationState, Scope
+from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A block's two totals: ``composed`` (Renyi composition, the tighter of the block's order and of all orders) and
-    ``plain_sum`` of what was claimed. ``requests`` counts what was charged and not released.
+    """A block's releases and totals. ``composed`` is the Renyi composition at the best order, as if all costs had been
+    fixed in advance: an estimate beside the filter's promise. ``plain_sum`` adds the claims; ``requests`` counts what
+    was charged and not released.
     """
 
     lines: tuple[Line, ...]
@@ -65,6 +68,49 @@ def _groups(scope: Scope) -> Iterator[tuple[Any, int, int]]:
     yield from grouped.order_by()
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a node tells of its block at any time: a few sums, however many releases there were."""
+
+    composed: float
+    plain_sum: float
+    requests: int
+
+
+def totals(scope: Scope) -> Totals:
+    """The block's totals from sums that the database adds up.
+
+    Raises:
+        BlockExhausted: the block has no parameters.
+    """
+    charged = Reservation.objects.filter(
+        pk__in=Entry.objects.filter(scope=scope, kind=EntryKind.RESERVE).values("reservation")
+    ).exclude(state=ReservationState.RELEASED)
+    epsilon = Cast(KT("event__epsilon"), FloatField())
+    sums = charged.aggregate(
+        plain=Sum(epsilon, default=0.0),
+        requests=Count("pk"),
+        counts=Sum(epsilon * epsilon / 2, filter=Q(event__mechanism="count"), default=0.0),
+    )
+    return Totals(composed_quickly(scope, sums["counts"]), sums["plain"], sums["requests"])
+
+
+def composed_quickly(scope: Scope, rho_of_counts: float) -> float:
+    """Epsilon of everything charged so far, rounded up: the smaller of two figures that hold for adaptive costs.
+
+    One is the filter's own order. The other holds at all orders at once, for delta / |orders| each: every release is
+    zCDP (a count of epsilon is epsilon^2 / 2, the others what they were charged over the order), and those add up.
+    """
+    alpha, _, delta = order_of(scope)
+    counts = Entry.objects.filter(scope=scope, reservation__event__mechanism="count")
+    others = scope.used - (counts.aggregate(total=Sum("amount"))["total"] or 0)
+    rho = accounting.up(others / accounting.NANO / alpha + rho_of_counts)
+    if not scope.used:
+        return 0.0
+    everywhere = accounting.epsilon_of_rho(rho, delta / len(curves.ORDERS))
+    return min(everywhere, accounting.epsilon_of_nano(scope.used, alpha, delta))
+
+
 def of(scope: Scope) -> Statement:
     """The block's statement.
 
@@ -73,9 +119,8 @@ def of(scope: Scope) -> Statement:
     """
     alpha, _, delta = order_of(scope)
     lines = tuple(Line(plan_of(event), count, kept) for event, count, kept in _groups(scope))
-    at_order = accounting.epsilon_of_nano(scope.used, alpha, delta)
     parts = [part for line in lines for part in line.parts(alpha)]
-    composed = min(at_order, composition.composed(parts, delta, "rdp")) if parts else 0.0
+    composed = composition.composed(parts, delta, "rdp") if parts else 0.0
     plain = math.fsum(line.plan.epsilon * line.count for line in lines)
     return Statement(lines, composed, plain, sum(line.count for line in lines))
 

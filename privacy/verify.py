@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,11 +10,12 @@ from typing import Any, cast
 
 from django.db.models import Count, Q, Sum
 
+from accounts.models import Department
 from fdrouter.errors import DomainError
 from privacy import grants, limits, statement
 from privacy.dp import accounting
 from privacy.dp.cohort_plans import Plan, plan_of
-from privacy.models import Entry, EntryKind, ReservationState, Scope, ScopeKind, Unit
+from privacy.models import Entry, EntryKind, LimitDocument, ReservationState, Scope, ScopeKind, Unit
 from privacy.statement import Statement
 
 
@@ -65,8 +67,20 @@ def _scope_faults(scope: Scope) -> Iterator[str]:
         frozen = accounting.block_cap(epsilon, delta)
         if (alpha, scope.cap) != (frozen.alpha, frozen.nano):
             yield f"{scope}: cap {scope.cap} at order {alpha:g} is not the filter's, {frozen.nano} at {frozen.alpha:g}"
-    elif scope.extra < (granted := grants.granted_today([scope])[scope.pk]):
+        return
+    granted = grants.granted_today([scope])[scope.pk]
+    # A cap that was lowered below what the day had used leaves the difference in `extra` until midnight.
+    lowered = scope.period and LimitDocument.objects.filter(applied_at__date__gte=scope.period).exists()
+    if scope.extra < granted or (scope.extra > granted and not lowered):
         yield f"{scope}: {scope.extra} granted, its approved grants add up to {granted}"
+    if scope.cap > (allowed := _allowed(scope)):
+        yield f"{scope}: its cap is {scope.cap}, the limits in force allow {allowed}"
+
+
+def _allowed(scope: Scope) -> int:
+    department = scope.key.partition(":")[2] if scope.kind == ScopeKind.DEPARTMENT else ""
+    code = Department.objects.filter(pk=int(department or 0)).values_list("code", flat=True).first() or ""
+    return limits.effective().cap(ScopeKind(scope.kind), Unit(scope.unit), scope.hospital, code)
 
 
 def _line_faults(scopes: dict[int, Scope]) -> Iterator[tuple[list[str], int]]:
@@ -90,25 +104,27 @@ def _line_faults(scopes: dict[int, Scope]) -> Iterator[tuple[list[str], int]]:
             found.append(f"{where}: {-refunded} given back of {charged}")
         if state in (ReservationState.RESERVED, ReservationState.EXPIRED) and refunded:
             found.append(f"{where}: {state}, but {-refunded} was given back")
+        if state == ReservationState.SETTLED and refunded and event and event.get("mechanism") != "token_decoding":
+            found.append(f"{where}: {-refunded} given back of a release that is paid whole")
         if event is not None and (expected := _expected(scopes[scope_id], _key(event))) not in (None, charged):
             found.append(f"{where}: charged {charged}, its event costs {expected}")
         yield found, int(pk != last)
         last = pk
 
 
-def _key(event: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(event.items()))
+def _key(event: dict[str, Any]) -> str:
+    return json.dumps(event, sort_keys=True)
 
 
 @lru_cache(maxsize=4096)
-def _plan(key: tuple[tuple[str, Any], ...]) -> Plan | None:
+def _plan(key: str) -> Plan | None:
     try:
-        return plan_of(dict(key))
+        return plan_of(json.loads(key))
     except DomainError:
         return None
 
 
-def _expected(scope: Scope, key: tuple[tuple[str, Any], ...]) -> int | None:
+def _expected(scope: Scope, key: str) -> int | None:
     """What the event costs in the scope's units; -1 when it does not add up, None when the scope does not count it."""
     if scope.unit == Unit.REQUESTS:
         return None

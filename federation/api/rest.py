@@ -158,7 +158,10 @@ class Budget(APIView):
     @extend_schema(responses=GaugeOutput(many=True))
     def get(self, request: Request) -> Response:
         gauges = budgets.balances(principal_of(request))
-        rows = [{**asdict(gauge), "left": gauge.left} for gauge in gauges]
+        rows = [
+            {**asdict(gauge), "unit": "epsilon" if gauge.is_privacy else gauge.unit, "left": round(gauge.left, 6)}
+            for gauge in gauges
+        ]
         return Response(GaugeOutput(rows, many=True).data)
 
 

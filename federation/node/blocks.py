@@ -67,11 +67,12 @@ def spent(scope: Scope, plan: Plan, tokens: int) -> int:
 def figures(scope: Scope) -> dict[str, Any]:
     """What the block has paid and can pay. All of it follows from requests made and tokens released: public state.
 
-    ``epsilon_spent`` composes everything charged so far; ``epsilon_left`` is the largest single text that still fits.
-    They do not add up to ``epsilon``: epsilon never does. ``plain_sum`` adds the claims.
+    ``epsilon_spent`` composes everything charged so far (:func:`privacy.statement.composed_quickly`); ``epsilon_left``
+    is the largest single text that still fits. They do not add up to ``epsilon``: epsilon never does. ``plain_sum``
+    adds the claims.
     """
     alpha, epsilon, delta = statement.order_of(scope)
-    paid = statement.of(scope)
+    paid = statement.totals(scope)
     return {
         "key": scope.key,
         "epsilon": epsilon,

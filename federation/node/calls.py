@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -201,7 +201,7 @@ def _store(message: Message, call: NodeCall, outcome: Outcome, body: dict[str, A
 
 
 def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[Outcome, dict[str, Any]]:
-    """Answers from an earlier release: nothing is settled, and the receipt says so.
+    """Answers from an earlier release: nothing is settled, and the receipt says so, and when the release was made.
 
     Raises:
         NodeFailed: the call was ended elsewhere.
@@ -209,7 +209,7 @@ def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[O
     outcome, _ = stored_answer(earlier)
     with transaction.atomic():
         body = _receipt_body(message, outcome, blocks.figures(blocks.current()), 0)
-        body["mechanism"]["repeat_of"] = str(earlier.pk)
+        body["mechanism"] |= {"repeat_of": str(earlier.pk), "released_at": (earlier.receipt or {})["body"]["at"]}
         return outcome, _store(message, call, outcome, body)
 
 
@@ -282,23 +282,19 @@ def repeated(message: Message) -> NodeCall:
 def released_before(message: Message) -> NodeCall | None:
     """An earlier answer over records to the very same request, whoever asked: saying it again costs nothing.
 
-    The digest covers kind, question, options, patient, plan and purpose. None for kinds without a privacy cost.
+    The digest covers kind, question, options, hospitals, plan and purpose. None for kinds without a privacy cost, and
+    for releases of another claim sheet than today's.
     """
     if message.plan is None:
         return None
+    today = claims.sheet(MECHANISMS[message.kind]).reference
     same = NodeCall.objects.filter(
-        request_digest=bytes.fromhex(message.request_digest), state=NodeCallState.DONE, repeat_of=None
+        request_digest=bytes.fromhex(message.request_digest),
+        state=NodeCallState.DONE,
+        repeat_of=None,
+        receipt__body__mechanism__claim=today,
     )
     return same.exclude(pk=message.id).order_by("-finished_at").first()
-
-
-def begin_again(message: Message, earlier: NodeCall) -> NodeCall:
-    """:func:`begin` for a request that was answered before: decided anew, nothing reserved.
-
-    Raises:
-        PolicyDenied, Conflict: as :func:`begin` does.
-    """
-    return begin(replace(message, plan=None), repeat_of=earlier)
 
 
 def stored_answer(call: NodeCall) -> tuple[Outcome, dict[str, Any]]:

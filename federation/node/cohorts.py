@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from fdrouter.errors import InvalidParameter
 from federation.node import terms, votes
-from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan
+from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan, Plan
 
 KEYWORDS_SYSTEM = (
     "Answer the question in one short sentence, using the given keywords. Leave out keywords that do not fit."
 )
+NONE = "none or several of these"
+#: Words that turn a question round. A match of words would count the opposite.
+_NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n't|\w+n't)\b", re.IGNORECASE)
+
+
+def check(question: str, options: Sequence[str], plan: Plan) -> None:
+    """Refuses what cannot be answered from records, by looking at the question alone, before anything is paid.
+
+    Raises:
+        InvalidParameter: no word that a record could hold, a negation in a count, options that cannot be told apart
+            or cannot be found, a word list that is not there or too short.
+    """
+    if not votes.matched_words(question):
+        raise InvalidParameter("The question holds no word that a record could be found by.", field="messages")
+    if isinstance(plan, CountPlan) and _NEGATIONS.search(question):
+        raise InvalidParameter(
+            "A count matches words and cannot understand a negation: count those who have it instead.", field="messages"
+        )
+    if isinstance(plan, ChoicePlan):
+        lexemes = votes.lexemes(options)
+        if not all(lexemes):
+            bad = options[lexemes.index(set())]
+            raise InvalidParameter(f"Records cannot be searched for the answer {bad!r}.", field="privacy.options")
+        if len({frozenset(found) for found in lexemes}) < len(lexemes):
+            raise InvalidParameter("Two of the answers mean the same words.", field="privacy.options")
+    if isinstance(plan, KeywordsPlan) and len(terms.words_of(plan.terms)) < plan.picks:
+        raise InvalidParameter("The word list is shorter than the number of picks.", field="privacy.picks")
 
 
 def count(question: str, plan: CountPlan) -> str:
     """How many patients' records match, with the error band. Below zero it is shown as zero, which costs nothing."""
     noisy = max(0, plan.noise.release([votes.count(question)])[0])
     low, high = max(0, noisy - plan.band), noisy + plan.band
-    return f"About {noisy} patients (between {low} and {high}, with 95 % confidence)."
+    words = ", ".join(votes.matched_words(question))
+    return (
+        f"About {noisy} records match. The noise leaves {low} to {high}, in 95 of 100 cases.\n\n"
+        f"Counted: records that hold all of these words: {words}. Negations and other words for the same are not seen."
+    )
 
 
 def choice(question: str, options: Sequence[str], plan: ChoicePlan) -> str:
     """The noisy histogram, largest first, and whether its lead is more than the noise could make."""
     noisy = plan.noise.release(votes.votes(question, options))
-    named = sorted(zip(noisy, [*options, "none of these"], strict=True), key=lambda pair: (-pair[0], pair[1]))
+    named = sorted(zip(noisy, [*options, NONE], strict=True), key=lambda pair: (-pair[0], pair[1]))
     (first, winner), (second, _) = named[0], named[1]
     sure = "" if first - second > 2 * plan.band else ", but not by more than the noise may have made"
-    lines = [f"- {name}: about {max(0, votes_for)} patients" for votes_for, name in named]
-    lines += ["", f"Each number is within {plan.band} of the true one, with 95 % confidence."]
-    return "\n".join([f"Said most often: {winner}{sure}.", "", *lines])
+    lines = [f"- {name}: about {max(0, found)} records" for found, name in named]
+    words = ", ".join(votes.matched_words(question))
+    return "\n".join(
+        [
+            f"Said most often: {winner}{sure}.",
+            "",
+            *lines,
+            "",
+            f"The noise moves each number by at most {plan.band}, in 95 of 100 cases. Asked were records that hold at"
+            f" least half of these words: {words}. A record that holds several of the answers counts as none.",
+        ]
+    )
 
 
 def keywords(question: str, plan: KeywordsPlan) -> list[str]:

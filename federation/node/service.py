@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 _CLOCK_SKEW_SECONDS = 60
 _WAIT_SECONDS = 1.0
 CHART_CHARACTERS = 4000
+SLOT_SECONDS = 2.0
 
 
 def open_message(data: bytes) -> Message:
@@ -52,8 +55,8 @@ def open_message(data: bytes) -> Message:
 async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[str, Any]]:
     """Events of one message. Closing the iterator early ends the call; what a model saw stays charged."""
     try:
-        if message.kind is Kind.COHORT_TEXT:
-            await engine.check_question(_question(message))  # what cannot be asked is refused before it is charged
+        if message.plan is not None:
+            await _check(message, engine)  # what cannot be asked or answered is refused before it is charged
         earlier = await in_thread(calls.released_before)(message)
         if earlier is not None:
             async for event in _again(message, earlier):
@@ -79,9 +82,9 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
-        # Drawn words may have made the engine refuse; what never reached it told nobody anything.
-        unseen = EngineUnreachable if message.kind is Kind.COHORT_KEYWORDS else EngineUnreachable | EngineRefused
-        seen = progress.data_seen and not (isinstance(error, unseen) and not progress.parts)
+        # Of a text nothing was computed from records yet. Words were drawn, and how long that took may tell something.
+        unread = message.kind is not Kind.COHORT_KEYWORDS and isinstance(error, EngineUnreachable | EngineRefused)
+        seen = progress.data_seen and not (unread and not progress.parts)
         charged = await in_thread(calls.fail)(message, call, error.code, data_seen=seen)
         if isinstance(error, EngineRefused) and message.kind is not Kind.COHORT_TEXT:
             error = InvalidParameter("The model did not accept this question; it may be too long.", field="messages")
@@ -93,15 +96,34 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
 
 async def _again(message: Message, earlier: NodeCall) -> AsyncIterator[dict[str, Any]]:
     """The stored release of the same request, at no cost."""
-    call = await in_thread(calls.begin_again)(message, earlier)
-    outcome, receipt = await in_thread(calls.finish_again)(message, call, earlier)
+    call = await _begin(replace(message, plan=None), repeat_of=earlier)
+    ended = False
+    try:
+        outcome, receipt = await in_thread(calls.finish_again)(message, call, earlier)
+        ended = True
+    finally:
+        if not ended:
+            free = replace(message, plan=None)
+            await asyncio.shield(in_thread(calls.fail)(free, call, "node_failed", data_seen=False))
     yield {"type": "delta", "text": outcome.text}
     yield _answer(outcome, receipt)
 
 
-async def _begin(message: Message) -> NodeCall:
+async def _check(message: Message, engine: EngineClient) -> None:
+    """Whether this can be answered at all, by the public question alone.
+
+    Raises:
+        InvalidParameter: it cannot.
+    """
+    if isinstance(message.plan, TextPlan):
+        await engine.check_question(_question(message))
+    elif message.plan is not None:
+        await in_thread(cohorts.check)(_question(message), message.options, message.plan)
+
+
+async def _begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
     """:func:`calls.begin`; a coordinator that leaves while it commits leaves no call open."""
-    begun = asyncio.ensure_future(in_thread(calls.begin)(message))
+    begun = asyncio.ensure_future(in_thread(calls.begin)(message, repeat_of=repeat_of))
     try:
         return await asyncio.shield(begun)
     except asyncio.CancelledError:
@@ -178,6 +200,7 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
     question = _question(message)
     # The number of slots is public; how many patients matched is not, and is told to nobody.
     yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
+    await _reach(engine)
     hits = await in_thread(search.top_patients)(question, limit=plan.contexts)
     progress.data_seen = True
     async for item in engine.decode_group(question, [hit.excerpt for hit in hits], plan):
@@ -193,12 +216,14 @@ async def _figures(message: Message, progress: _Progress) -> AsyncIterator[dict[
     """A count or a histogram: no model has a part in it."""
     yield {"type": "progress", "text": "counting patients under privacy protection"}
     progress.data_seen = True
+    begun = time.monotonic()
     if isinstance(message.plan, CountPlan):
         text = await in_thread(cohorts.count)(_question(message), message.plan)
     elif isinstance(message.plan, ChoicePlan):
         text = await in_thread(cohorts.choice)(_question(message), message.options, message.plan)
     else:
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
+    await _slot(begun)
     progress.parts.append(text)
     yield {"type": "delta", "text": text}
 
@@ -208,15 +233,33 @@ async def _keywords(message: Message, engine: EngineClient, progress: _Progress)
     if not isinstance(message.plan, KeywordsPlan):
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
     yield {"type": "progress", "text": "drawing keywords under privacy protection"}
+    await _reach(engine)
     progress.data_seen = True
-    question = _question(message)
+    question, begun = _question(message), time.monotonic()
     words = await in_thread(cohorts.keywords)(question, message.plan)
+    await _slot(begun)
     yield {"type": "progress", "text": "writing a sentence from the keywords"}
     async for event in _chat(cohorts.keywords_messages(question, words), message, engine, progress):
         yield event
     shown = f"\n\nKeywords from the records: {', '.join(words)}."
     progress.parts.append(shown)
     yield {"type": "delta", "text": shown}
+
+
+async def _reach(engine: EngineClient) -> None:
+    """Before records are read for it: an engine that is down must not make the reading free, and so repeatable.
+
+    Raises:
+        EngineUnreachable: it does not answer.
+    """
+    if not await engine.healthy():
+        raise EngineUnreachable
+
+
+async def _slot(begun: float) -> None:
+    """Waits for the next whole slot: how long records took to search would tell how many matched."""
+    passed = time.monotonic() - begun
+    await asyncio.sleep(math.ceil(passed / SLOT_SECONDS) * SLOT_SECONDS - passed)
 
 
 def _question(message: Message) -> str:

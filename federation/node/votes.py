@@ -8,6 +8,7 @@ of votes by at most one in each of two cells, and each word's count by at most o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from django.db import connection
@@ -24,8 +25,9 @@ FROM node_patient p WHERE p.vector @@ %(any_telling)s::tsquery AND {_COVER} >= %
 _COUNT = "SELECT count(*) FROM node_patient p WHERE p.vector @@ %(all_telling)s::tsquery"
 #: For each patient of the cohort, which of the phrases one of the relevant lines holds.
 _HELD = f"""
+WITH c AS MATERIALIZED ({_COHORT})
 SELECT array_agg(q.n) FILTER (WHERE q.n IS NOT NULL)
-FROM ({_COHORT}) c
+FROM c
 LEFT JOIN unnest(%(phrases)s::text[]) WITH ORDINALITY AS q (phrase, n)
     ON EXISTS (SELECT 1 FROM unnest(c.said) AS s (v) WHERE s.v @@ q.phrase::tsquery) GROUP BY c.id
 """  # noqa: S608 - constants of this module only
@@ -34,6 +36,13 @@ _LEXEMES = (
     " unnest(to_tsvector('english', phrase)) AS t (lexeme, positions, weights), unnest(positions) AS p (position)"
     " ORDER BY n, position"
 )
+
+
+def matched_words(question: str) -> list[str]:
+    """The question's own words that records are matched by, in its order; a function of public text."""
+    telling = set(terms_of(question).telling)
+    words = list(dict.fromkeys(re.findall(r"[^\W_]+", question.casefold())))
+    return [word for word, found in zip(words, lexemes(words), strict=True) if found and found <= telling]
 
 
 def count(question: str) -> int:
@@ -47,7 +56,7 @@ def count(question: str) -> int:
 
 
 def votes(question: str, options: Sequence[str]) -> list[int]:
-    """One vote for each patient whom the question is about: ``len(options)`` numbers, and last "none or several of these".
+    """One vote for each patient whom the question is about: ``len(options)`` numbers, and last "none or several".
 
     A patient votes for the only option that stands in a line of their record that speaks of the question; for none of
     them when it is several or none.
@@ -68,7 +77,7 @@ def held_by(question: str, words: Sequence[str]) -> list[int]:
         for number in held:
             found[number - 1] += 1
     asked = set(terms_of(question).all)
-    return [0 if words_in <= asked else n for n, words_in in zip(found, _lexemes(words), strict=True)]
+    return [0 if words_in <= asked else n for n, words_in in zip(found, lexemes(words), strict=True)]
 
 
 def _held(question: str, phrases: Sequence[str]) -> list[list[int]]:
@@ -91,7 +100,8 @@ def _rows(phrases: Sequence[str]) -> list[list[tuple[str, int]]]:
     return found
 
 
-def _lexemes(phrases: Sequence[str]) -> list[set[str]]:
+def lexemes(phrases: Sequence[str]) -> list[set[str]]:
+    """Each phrase's stemmed words; a function of public text."""
     return [{lexeme for lexeme, _ in row} for row in _rows(phrases)]
 
 

@@ -43,8 +43,9 @@ def admissible(demand: Demand, node: Candidate) -> bool:
 def assign(demands: Sequence[Demand], nodes: Sequence[Candidate]) -> dict[str, str | None]:
     """Node id per request id; ``None`` where no node may answer.
 
-    Cost is the load after assignment; a request over records prefers the block with more left, any other one its own
-    hospital. Ties go to the smaller node id, so the result is reproducible.
+    Cost is the load after assignment, and half of one for a hospital that is not the asker's own. A request over
+    records prefers the block with more left, and its own hospital by as much as half a block. Ties go to the smaller
+    node id, so the result is reproducible.
     """
     load = {node.node: node.load for node in nodes}
     result: dict[str, str | None] = {}
@@ -55,7 +56,8 @@ def assign(demands: Sequence[Demand], nodes: Sequence[Candidate]) -> dict[str, s
             continue
 
         def cost(node: Candidate, demand: Demand = demand) -> tuple[float, str]:
-            preference = (1.0 - node.block_left) * 4 if demand.records else 0.5 * (node.hospital != demand.home)
+            away = node.hospital != demand.home
+            preference = (1.0 - node.block_left) * 4 + 2.0 * away if demand.records else 0.5 * away
             # A node whose last probe failed may be back already: it comes last, but it comes.
             return load[node.node] + preference + (0.0 if node.healthy else 1e6), node.node
 

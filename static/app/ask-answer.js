@@ -103,7 +103,8 @@ window.fdrouter = window.fdrouter || {};
       this.busy(false);
       this.node(message.node);
       this.say("Answered", "good");
-      this.part("basis").textContent = this.basis(message);
+      const cut = message.finish_reason === "length" ? " The text was cut at its length limit." : "";
+      this.part("basis").textContent = this.basis(message) + cut;
       this.facts(message.privacy);
       this.part("open").href = `/history/${message.id}`;
       this.part("written").hidden = COUNTED.includes(this.kind);
@@ -119,11 +120,10 @@ window.fdrouter = window.fdrouter || {};
 
     facts(privacy) {
       const left = privacy.remaining || {};
-      const cost = privacy.epsilon ? number.format(privacy.epsilon) : privacy.repeat_of ? "none: the stored release of the same question" : "none";
+      const cost = privacy.epsilon ? number.format(privacy.epsilon) : privacy.repeat_of ? `none: released ${new Date(privacy.released_at).toLocaleString()}, told again` : "none";
       this.fact("Privacy cost", cost);
       if (left.user !== null && left.user !== undefined) this.fact("You, today", number.format(left.user), "left");
       if (left.department !== null && left.department !== undefined) this.fact("Department, today", number.format(left.department), "left");
-      if (privacy.epsilon && left.block !== null && left.block !== undefined) this.fact("Largest single question these records can still pay", number.format(left.block));
     }
 
     fact(name, value, unit) {

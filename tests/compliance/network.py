@@ -134,7 +134,7 @@ def ask(
 
 
 def receipt(key: uuid.UUID, name: str, epsilon: float | None) -> dict[str, Any]:
-    mechanism = {"name": "group_text", "epsilon": epsilon, "rho_spent": 0.1} if epsilon else None
+    mechanism = {"name": "group_text", "epsilon": epsilon, "nano_rdp_spent": 340_000_000} if epsilon else None
     body = {"version": 1, "node": name, "mechanism": mechanism}
     return {"body": body, "digest": hashlib.sha256(key.bytes).hexdigest(), "signatures": {}}
 

@@ -15,7 +15,7 @@ from compliance import budgets, facts, period
 from compliance.models import Event
 from compliance.period import Period
 from federation.models import Inference, Node
-from privacy.models import Entry, Scope
+from privacy.models import Entry, Scope, ScopeKind
 from tests.compliance.network import Network, SignIn, ask
 
 
@@ -97,7 +97,7 @@ def test_the_forecast_adds_up_renyi_divergence(network: Network) -> None:
 
     assert forecast() is None  # two answers are no pace
     ask(network.neighbour, epsilon=1.0, answered_by="lakeside")
-    # Three receipts of rho 0.1 at order 3.4 in seven days; 4.06 of 6.06 left.
+    # Three receipts of divergence 0.34 in seven days; 4.06 of 6.06 left.
     days = int((6.06 - 2.0) / (3 * 0.1 * 3.4 / 7))
     assert forecast() == (timezone.localdate() + timedelta(days=days)).isoformat()
 
@@ -128,3 +128,24 @@ def test_a_range_without_rows_is_empty_not_wrong(network: Network) -> None:
     past = Period(timezone.localdate() - timedelta(days=400), timezone.localdate() - timedelta(days=390))
     rows = budgets.departments(network.principal, past)
     assert {(row.spent, row.open, row.requests, row.peak_day) for row in rows} == {(0, 0, 0, None)}
+
+
+def test_a_release_told_again_counts_as_none(network: Network) -> None:
+    before = {row.code: row.receipts_epsilon for row in hospital_rows(network)}
+    row = ask(network.neighbour, epsilon=1.0, answered_by="lakeside")
+    assert {r.code: r.receipts_epsilon for r in hospital_rows(network)}["lakeside"] == before["lakeside"] + 1_000_000
+    assert row.receipt is not None
+    told = {**row.receipt["body"]["mechanism"], "repeat_of": "x", "nano_rdp_spent": 0}
+    Inference.objects.filter(pk=row.pk).update(receipt={"body": {**row.receipt["body"], "mechanism": told}})
+    assert {r.code: r.receipts_epsilon for r in hospital_rows(network)} == before
+
+
+def test_a_hospitals_allowance_is_its_own_and_not_the_departments_sum(network: Network) -> None:
+    left = {row.code: (row.cap, row.left_today) for row in hospital_rows(network)}
+    scope = Scope.objects.get(kind=ScopeKind.HOSPITAL, key="hospital:northfield")
+    assert left["northfield"] == (60_000_000, 60_000_000 - scope.used)
+
+
+def hospital_rows(network: Network) -> list[budgets.HospitalSpend]:
+    day = period.today()
+    return budgets.by_hospital(network.principal, day, budgets.departments(network.principal, day))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from pytest_django import Settings
 
 from fdrouter.errors import InvalidParameter
 from federation import gateway, receipts
+from federation.models import NodeCall
 from federation.node import blocks, calls, cohorts, service
 from federation.node.calls import Message
+from federation.node.cohorts import NONE
 from federation.node.demo_records import build
 from federation.node.engine import EngineClient
 from federation.node.ingest import ingest
@@ -44,6 +47,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def node(settings: Settings) -> None:
     settings.NODE_ID = settings.HOSPITAL_ID = "northfield"
     settings.IDENTITY_DIR = ring().folder("northfield")
+
+
+@pytest.fixture(autouse=True)
+def short_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "SLOT_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -80,10 +88,10 @@ def test_a_choice_is_told_with_its_numbers_and_their_error(block: Scope) -> None
     wish = message("cohort.choice")
     last = answer(wish)[-1]
     assert last["type"] == "answer"
-    numbers = {name: int(n) for name, n in re.findall(r"- (.+): about (\d+) patients", last["text"])}
+    numbers = {name: int(n) for name, n in re.findall(r"- (.+): about (\d+) records", last["text"])}
     assert last["text"].startswith("Said most often: dry cough.")
-    assert set(numbers) == {*OPTIONS, "none of these"} and 40 <= numbers["dry cough"] <= 85
-    assert f"within {PLANS['cohort.choice'].parameters['band']} of the true one" in last["text"]
+    assert set(numbers) == {*OPTIONS, NONE} and 40 <= numbers["dry cough"] <= 85
+    assert f"at most {PLANS['cohort.choice'].parameters['band']}, in 95 of 100" in last["text"]
     mechanism = last["receipt"]["body"]["mechanism"]
     assert (mechanism["name"], mechanism["epsilon"], mechanism["adjacency"]) == ("choice", 1.0, "swap")
     assert used(block) == PLANS["cohort.choice"].nano_at(3.4) > 0
@@ -92,7 +100,8 @@ def test_a_choice_is_told_with_its_numbers_and_their_error(block: Scope) -> None
 
 def test_a_count_is_told_with_its_band_and_costs_a_pure_epsilon(block: Scope) -> None:
     last = answer(message("cohort.count", "How many patients on velorapine had a dry cough?"))[-1]
-    found = re.fullmatch(r"About (\d+) patients \(between (\d+) and (\d+), with 95 % confidence\)\.", last["text"])
+    found = re.match(r"About (\d+) records match\. The noise leaves (\d+) to (\d+), in 95 of 100 cases\.", last["text"])
+    assert "all of these words: velorapine, dry, cough" in last["text"]
     assert found and 45 <= int(found[1]) <= 80
     assert last["receipt"]["body"]["mechanism"]["delta"] == 0.0
     assert used(block) == PLANS["cohort.count"].nano_at(3.4)
@@ -142,6 +151,33 @@ def test_another_question_option_or_cost_is_another_release(block: Scope) -> Non
     before = used(block)
     answer(message("cohort.choice", "Which side effect did patients on zintoralol develop?"))
     assert used(block) == 2 * before
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "changes"),
+    [
+        ("cohort.count", "How many patients do we have?", {}),
+        ("cohort.count", "How many patients on velorapine had no cough?", {}),
+        ("cohort.count", "How many velorapine patients didn't cough?", {}),
+        ("cohort.choice", "Which side effect does velorapine cause?", {"options": ["rash", "no", "nausea"]}),
+        ("cohort.choice", "Which side effect does velorapine cause?", {"options": ["rash", "rashes", "nausea"]}),
+        ("cohort.keywords", "What about the patients?", {}),
+    ],
+)
+def test_what_records_cannot_answer_is_refused_unread_and_unpaid(
+    block: Scope, kind: str, question: str, changes: dict[str, Any]
+) -> None:
+    wish = message(kind, question, **changes)
+    last = answer(wish)[-1]
+    assert (last["type"], last["code"], last["charged"]) == ("error", "invalid_parameter", False)
+    assert used(block) == 0 and not NodeCall.objects.exists()
+
+
+def test_time_comes_in_slots(block: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "SLOT_SECONDS", 0.5)
+    begun = time.monotonic()
+    answer(message("cohort.count", "How many patients take quuxoline?"))
+    assert time.monotonic() - begun >= 0.5
 
 
 @pytest.mark.parametrize(

@@ -155,10 +155,10 @@ def _costs(html: str) -> dict[str, str]:
 def test_the_cost_that_is_chosen_at_first_fits_what_is_left(client: Client) -> None:
     rows.node(hospital())
     html = page(client, person("ada"), "/")
-    assert _costs(html) == {"1": "", "2": "", "3": " checked", "5": ""}
+    assert _costs(html) == {"2": "", "3": " checked", "5": ""}
     researcher = person("rhea", Role.RESEARCHER, works_in=department("research"))
     html = page(client, researcher, "/")
-    assert _costs(html) == {"1": "", "2": " checked", "3": " disabled", "5": " disabled"}
+    assert _costs(html) == {"2": " checked", "3": " disabled", "5": " disabled"}
     assert html.count("Research has 2 left today") == 2
     row = rows.request(researcher, "spent", kind=Kind.COHORT_TEXT, epsilon=1.1)
     for path in ("/", f"/?again={row.pk}"):
@@ -183,7 +183,7 @@ def test_the_costs_come_anew_with_the_side_after_an_answer(client: Client) -> No
     rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=6.0)
     html = page(client, ada, "/ask/side?epsilon=2")
     assert 'id="costs" hx-swap-oob="true"' in html
-    assert _costs(html) == {"1": "", "2": " checked", "3": "", "5": " disabled"}
+    assert _costs(html) == {"2": " checked", "3": "", "5": " disabled"}
     assert _costs(page(client, ada, "/ask/side?epsilon=nan"))["3"] == " checked"
     assert 'id="costs"' not in page(client, person("nora", Role.NURSE), "/ask/side")
 
@@ -191,7 +191,7 @@ def test_the_costs_come_anew_with_the_side_after_an_answer(client: Client) -> No
 def test_the_costs_promise_what_the_plan_holds(client: Client) -> None:
     rows.node(hospital())
     html = page(client, person("ada"), "/")
-    for epsilon in (1.0, 2.0, 3.0, 5.0):
+    for epsilon in (2.0, 3.0, 5.0):
         plan = plan_text(epsilon=epsilon)
         assert f"up to {ui.words(plan.max_tokens)} words</span><span>pull {plan.push:.1f}</span>" in html
 

@@ -184,9 +184,9 @@ def test_a_body_that_is_no_object_is_a_problem(client: Client, body: bytes) -> N
 def test_budget_shows_ones_own_gauges(client: Client) -> None:
     gauges = call(client, person("ada", works_in=department("research")), "GET", "budget").json()
     assert [(g["scope"], g["unit"], g["cap"], g["used"], g["left"]) for g in gauges] == [
-        ("user", "micro_epsilon", 10.0, 0.0, 10.0),
-        ("department", "micro_epsilon", 2.0, 0.0, 2.0),
-        ("hospital", "micro_epsilon", 60.0, 0.0, 60.0),
+        ("user", "epsilon", 10.0, 0.0, 10.0),
+        ("department", "epsilon", 2.0, 0.0, 2.0),
+        ("hospital", "epsilon", 60.0, 0.0, 60.0),
         ("user", "requests", 2000.0, 0.0, 2000.0),
         ("department", "requests", 50000.0, 0.0, 50000.0),
     ]
