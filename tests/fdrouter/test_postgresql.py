@@ -13,7 +13,7 @@ from django.db import connection
 from fdrouter.postgresql.base import DatabaseWrapper
 
 SIZE = 6
-PATIENCE = 5.0
+PATIENCE = 2.0
 
 
 class Pooled:
