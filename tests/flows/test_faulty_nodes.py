@@ -42,6 +42,10 @@ def impatient(network: Network) -> Iterator[Network]:
     limits = {"FDROUTER_NODE_READ_SECONDS": str(READ_SECONDS), "FDROUTER_NODE_CONNECT_SECONDS": "3"}
     with network.without("beat", kill=False), network.with_environment("worker-dispatch", **limits):
         yield network
+    deadline = time.monotonic() + 60  # beat is back: its next probe sees the nodes again
+    while httpx.get(f"{network.base_url}/ready", timeout=10).status_code != 200:
+        assert time.monotonic() < deadline, "the network is not ready again"
+        time.sleep(0.5)
 
 
 class Spent(NamedTuple):
@@ -59,7 +63,7 @@ def spent(network: Network) -> Spent:
 
 
 def ask(network: Network, person: User, privacy: dict[str, Any], *, stream: bool = False) -> httpx.Response:
-    question = f"{QUESTION} (case {next(_numbers)})"  # the same twice would be answered from the stored release
+    question = f"{QUESTION} (fault {next(_numbers)})"  # the same twice would be answered from the stored release
     body = {"model": MODEL, "messages": [{"role": "user", "content": question}], "max_tokens": 4, "stream": stream}
     with network.http(person) as http:
         return http.post("/v1/chat/completions", json=body | {"privacy": privacy})
