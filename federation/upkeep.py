@@ -67,9 +67,14 @@ async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
     return {**status, "healthy": healthy, "checked_at": timezone.now().isoformat()}
 
 
+def _active_nodes() -> list[Node]:
+    return list(Node.objects.filter(active=True))
+
+
 async def probe_nodes() -> int:
     """Writes each active node's status; returns how many are healthy."""
-    nodes = [node async for node in Node.objects.filter(active=True)]
+    # Not Django's async queries: their one thread would keep a connection for ever, also a dead one.
+    nodes = await in_thread(_active_nodes)()
     gateway = Gateway()
     try:
         statuses = await asyncio.gather(*(_probe(gateway, node) for node in nodes))
