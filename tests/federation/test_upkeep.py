@@ -197,7 +197,7 @@ def test_a_plain_engine_is_healthy_when_it_lists_models_and_a_closed_node_is_lef
 def test_a_database_that_restarted_is_noticed_by_no_probe() -> None:
     """The long-lived process that probes keeps no connection from one probe to the next."""
     for _ in range(2):
-        assert probe() == 0
+        assert asyncio.run(upkeep.probe_nodes()) == 0  # as the task does
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
