@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+MAX_WHY = 300
+
 
 class DomainError(Exception):
     """Root of every expected failure."""
@@ -147,8 +149,13 @@ def _tree(root: type[DomainError]) -> list[type[DomainError]]:
 
 
 def from_code(code: str, message: str | None = None, details: Mapping[str, Any] | None = None) -> DomainError:
-    """The error that a stored row or a node's answer names; an unknown code is a node's failure."""
+    """The error that a stored row or a node's answer names; an unknown code is a node's failure.
+
+    A detail ``why`` is the sentence that the node refused with.
+    """
     known = {error.code: error for error in _tree(DomainError)[1:] if error.__module__ == __name__}
-    error = known.get(code, NodeFailed)(message)
-    error.details = dict(details or {})  # not as keywords: a node names them
+    found = dict(details or {})
+    why = found.pop("why", None)
+    error = known.get(code, NodeFailed)(message or (why[:MAX_WHY] if isinstance(why, str) else None))
+    error.details = found  # not as keywords: a node names them
     return error

@@ -258,8 +258,9 @@ def failure(data: dict[str, Any]) -> dict[str, Any]:
     """``{"id", "code", "message", "details", "charged"}`` for the asker, from a FAILED frame or an ended row."""
     details = dict(data["details"])
     charged = bool(details.pop("charged", False))
-    error = errors.Cancelled() if data["state"] == InferenceState.CANCELLED else errors.from_code(data["code"])
-    return {"id": data["id"], "code": error.code, "message": error.message, "details": details, "charged": charged}
+    error = errors.from_code("cancelled" if data["state"] == InferenceState.CANCELLED else data["code"], None, details)
+    shown = {"id": data["id"], "code": error.code, "message": error.message, "details": dict(error.details)}
+    return {**shown, "charged": charged}
 
 
 def error_of(failure: dict[str, Any]) -> DomainError:

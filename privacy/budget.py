@@ -17,6 +17,7 @@ from django.db import transaction
 from accounts.models import Department, Hospital
 from fdrouter.errors import InvalidParameter
 from privacy import ledger, limits, quotas
+from privacy.dp.units import MICRO
 from privacy.ledger import Charge, Request
 from privacy.models import Scope, ScopeKind, Unit
 
@@ -45,11 +46,11 @@ class DepartmentBudgets:
             cap = self._scopes(code)[0].cap
             if cap != amount:
                 raise InvalidParameter(
-                    f"The limit of {code} at {self._hospital.name} is {cap / limits.MICRO:g}. Limits are changed for "
+                    f"The limit of {code} at {self._hospital.name} is {cap / MICRO:g}. Limits are changed for "
                     "the whole platform, not by a program that spends them.",
                     field="limits",
                     department=code,
-                    cap=cap / limits.MICRO,
+                    cap=cap / MICRO,
                 )
 
     @property

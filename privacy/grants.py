@@ -20,7 +20,8 @@ from accounts.principals import Principal
 from fdrouter.errors import Conflict, InvalidParameter, NotFound, PolicyDenied, QuotaSpent
 from fdrouter.evidence import Event, record
 from privacy import quotas
-from privacy.limits import MAX_EPSILON, micro
+from privacy.dp.units import micro
+from privacy.limits import MAX_EPSILON
 from privacy.models import GrantState, QuotaGrant, Scope, ScopeKind, Unit
 
 MAX_REASON = 300

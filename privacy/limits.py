@@ -18,9 +18,9 @@ from django.db.models.functions import Greatest
 from accounts.models import Department, Hospital
 from fdrouter.errors import InvalidParameter
 from fdrouter.evidence import Event, record
+from privacy.dp.units import micro
 from privacy.models import LimitDocument, Scope, ScopeKind, Unit
 
-MICRO = 1_000_000
 MAX_EPSILON = 10_000.0
 MAX_REQUESTS = 10**9
 _UNITS = {"epsilon": Unit.MICRO_EPSILON, "requests": Unit.REQUESTS}
@@ -47,12 +47,6 @@ BUILT_IN: dict[str, Any] = {
 }
 
 Amounts = Mapping[Unit, int]
-
-
-def micro(epsilon: float) -> int:
-    """Epsilon in whole millionths, rounded up: a charge is never less than the claim."""
-    scaled = round(epsilon * MICRO)
-    return scaled if scaled >= epsilon * MICRO - 1e-6 else scaled + 1
 
 
 @dataclass(frozen=True, slots=True)

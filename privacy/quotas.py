@@ -12,8 +12,8 @@ from django.db.models.functions import Greatest
 from accounts.models import Hospital
 from accounts.principals import Principal
 from privacy import limits
+from privacy.dp.units import MICRO, micro
 from privacy.ledger import Charge
-from privacy.limits import MICRO, micro
 from privacy.models import Scope, ScopeKind, Unit
 
 __all__ = ["MICRO", "QuotaScopes", "department_key", "hospital_key", "micro", "scopes_for", "user_key"]
@@ -80,24 +80,24 @@ def _wanted(principal: Principal) -> list[Scope]:
     ]
 
 
-def _move(wanted: list[Scope], principal: Principal) -> None:
+def _move(scope: Scope) -> None:
     """A person who changed hospital takes their own quota along: it has the new one's limit, day and officer."""
-    for scope in wanted:
-        if scope.kind == ScopeKind.USER:
-            own = Scope.objects.filter(kind=scope.kind, key=scope.key, unit=scope.unit)
-            room = Greatest(F("extra"), F("used") - scope.cap, output_field=BigIntegerField())
-            own.exclude(hospital=principal.hospital or "").update(
-                hospital=scope.hospital, time_zone=scope.time_zone, cap=scope.cap, extra=room
-            )
+    room = Greatest(F("extra"), F("used") - scope.cap, output_field=BigIntegerField())
+    own = Scope.objects.filter(kind=scope.kind, key=scope.key, unit=scope.unit)
+    own.update(hospital=scope.hospital, time_zone=scope.time_zone, cap=scope.cap, extra=room)
 
 
 def scopes_for(principal: Principal) -> QuotaScopes:
     """The person's scopes, opened on first use. Two processes may open at once."""
     wanted = _wanted(principal)
     Scope.objects.bulk_create(wanted, ignore_conflicts=True)
-    rows = Scope.objects.filter(key__in={scope.key for scope in wanted}).values_list("kind", "unit", "id")
-    _move(wanted, principal)
-    found = {(kind, unit): pk for kind, unit, pk in rows}
+    rows = Scope.objects.filter(key__in={scope.key for scope in wanted}).values_list("kind", "unit", "hospital", "id")
+    found = {}
+    opened = {(scope.kind, scope.unit): scope for scope in wanted}
+    for kind, unit, hospital, pk in rows:
+        found[kind, unit] = pk
+        if kind == ScopeKind.USER and hospital != (principal.hospital or ""):
+            _move(opened[kind, unit])
     return QuotaScopes(
         user_epsilon=found[ScopeKind.USER, Unit.MICRO_EPSILON],
         department_epsilon=found[ScopeKind.DEPARTMENT, Unit.MICRO_EPSILON],

@@ -15,6 +15,7 @@ from fdrouter.errors import DomainError
 from privacy import grants, limits, statement
 from privacy.dp import accounting
 from privacy.dp.cohort_plans import Plan, plan_of
+from privacy.dp.units import micro
 from privacy.models import Entry, EntryKind, LimitDocument, ReservationState, Scope, ScopeKind, Unit
 from privacy.statement import Statement
 
@@ -132,7 +133,7 @@ def _expected(scope: Scope, key: str) -> int | None:
     if plan is None:
         return -1
     if scope.unit == Unit.MICRO_EPSILON:
-        return limits.micro(plan.epsilon)
+        return micro(plan.epsilon)
     return plan.nano_at(statement.order_of(scope)[0])
 
 

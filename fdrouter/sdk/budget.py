@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fdrouter.errors import InvalidParameter, QuotaSpent
 from fdrouter.sdk.errors import PrivacyBudgetExceeded
+from privacy.dp.units import MICRO, micro
 
 if TYPE_CHECKING:
     from privacy.budget import DepartmentBudgets
 
-MICRO = 1_000_000
 MAX_EPSILON = 10_000.0
 
 
@@ -24,11 +24,6 @@ def _number(value: object, field: str, low: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= MAX_EPSILON:
         raise InvalidParameter(f"{field} must be a number from {low:g} to {MAX_EPSILON:g}.", field=field)
     return float(value)
-
-
-def _micro_up(epsilon: float) -> int:
-    """Millionths, rounded up but for the float's own error: a charge is never less than the claim."""
-    return math.ceil(round(epsilon * MICRO, 6))
 
 
 class _Memory:
@@ -158,7 +153,7 @@ class BudgetManager:
 
     def _amount(self, department: str, epsilon: float) -> int:
         self._known(department)
-        return _micro_up(_number(epsilon, "epsilon", 1e-9))
+        return micro(_number(epsilon, "epsilon", 1e-9))
 
 
 def _checked(limits: object) -> dict[str, int]:

@@ -22,7 +22,7 @@ from federation.states import InferenceState
 from privacy import grants
 from privacy import selectors as budgets
 from privacy.dp.cohort_plans import OPTIONS
-from privacy.limits import MICRO
+from privacy.dp.units import MICRO
 from privacy.models import QuotaGrant
 
 PAGE = 50

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from privacy.dp.decoding import TokenMechanism, reserved_ids
-from privacy.dp.text_plan import Adjacency, TextPlan
+from privacy.dp.events import Adjacency
+from privacy.dp.text_plan import TextPlan
 
 Role = Literal["public", "private"]
 MAX_MEMBERS = 257

@@ -59,15 +59,16 @@ def choice(question: str, options: Sequence[str], plan: ChoicePlan) -> str:
     (first, winner), (second, _) = named[0], named[1]
     sure = "" if first - second > 2 * plan.band else ", but not by more than the noise may have made"
     lines = [f"- {name}: about {max(0, found)} records" for found, name in named]
-    words = ", ".join(votes.matched_words(question))
+    words = votes.matched_words(question)
+    which = f"at least half of these words: {', '.join(words)}" if len(words) > 1 else f"the word {words[0]}"
     return "\n".join(
         [
             f"Said most often: {winner}{sure}.",
             "",
             *lines,
             "",
-            f"The noise moves each number by at most {plan.band}, in 95 of 100 cases. Asked were records that hold at"
-            f" least half of these words: {words}. A record that holds several of the answers counts as none.",
+            f"The noise moves each number by at most {plan.band}, in 95 of 100 cases each. Asked were records that hold"
+            f" {which}. A record that holds several of the answers counts as none.",
         ]
     )
 

@@ -57,11 +57,10 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     try:
         if message.plan is not None:
             await _check(message, engine)  # what cannot be asked or answered is refused before it is charged
-        earlier = await in_thread(calls.released_before)(message)
-        if earlier is not None:
-            async for event in _again(message, earlier):
-                yield event
-            return
+            if (earlier := await in_thread(calls.released_before)(message)) is not None:
+                async for event in _again(message, earlier):
+                    yield event
+                return
         call = await _begin(message)
     except Conflict:
         async for event in _repeat(message):
@@ -301,4 +300,6 @@ def _answer(outcome: Outcome, receipt: dict[str, Any]) -> dict[str, Any]:
 
 def _error(error: DomainError, *, charged: bool, broken: bool) -> dict[str, Any]:
     details = {k: v for k, v in error.details.items() if isinstance(v, str | int | float | bool | list)}
+    if isinstance(error, InvalidParameter):  # its sentence is about the public question alone
+        details["why"] = error.message
     return {"type": "error", "code": error.code, "details": details, "charged": charged, "broken": broken}

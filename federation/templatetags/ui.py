@@ -20,7 +20,7 @@ from accounts.models import Role
 from accounts.principals import Principal
 from fdrouter.errors import DomainError
 from federation import pages, selectors
-from privacy import limits
+from privacy.dp.units import MICRO
 
 register = template.Library()
 
@@ -147,7 +147,7 @@ def post_name(role: str) -> str:
 @register.filter
 def micro(value: int) -> float:
     """Whole millionths as a privacy cost."""
-    return value / limits.MICRO
+    return value / MICRO
 
 
 @register.filter

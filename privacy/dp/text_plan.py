@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
 from fdrouter.errors import InvalidParameter, PushTooSmall
 from privacy.dp.accounting import (
@@ -26,8 +26,7 @@ from privacy.dp.accounting import (
     nano_rdp_up,
     rho_of_epsilon,
 )
-
-Adjacency = Literal["swap", "add_remove"]
+from privacy.dp.events import Adjacency, check_adjacency
 
 NEEDED_PUSH = 6.0
 MAX_EPSILON = 10.0
@@ -219,8 +218,7 @@ def plan_text(
     delta = check_delta(delta, high=MAX_DELTA)
     tau = _checked_tau(tau)
     top_k = _whole(top_k, "top_k", TOP_K)
-    if adjacency not in get_args(Adjacency):
-        raise InvalidParameter("adjacency must be swap or add_remove.", field="adjacency")
+    check_adjacency(adjacency)
     if contexts is not None:
         contexts = _whole(contexts, "contexts", CONTEXTS)
     if max_tokens is not None:

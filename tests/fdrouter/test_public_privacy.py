@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fdrouter
 from fdrouter.sdk import budget as sdk_budget
 from fdrouter.sdk.budget import BudgetManager
-from privacy import budget, limits, quotas
+from privacy import budget, quotas
 from privacy.models import Reservation, ReservationState, Scope, ScopeKind
 from tests.accounts import people
 from tests.privacy.ledger.books import audit, next_day, race
@@ -93,12 +91,6 @@ def test_ten_tenths_are_one(alone: None) -> None:
     for _ in range(10):
         budgets.deduct("research", 0.1)
     assert budgets.remaining("research") == 0.0
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.floats(1e-9, 1e4))
-def test_a_charge_in_memory_is_the_ledgers(epsilon: float) -> None:
-    assert sdk_budget._micro_up(epsilon) == limits.micro(epsilon)
 
 
 def test_threads_cannot_overspend_it(alone: None) -> None:

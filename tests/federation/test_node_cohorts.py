@@ -16,7 +16,7 @@ from asgiref.sync import async_to_sync
 from pytest_django import Settings
 
 from fdrouter.errors import InvalidParameter
-from federation import gateway, receipts
+from federation import gateway, inference, receipts
 from federation.models import NodeCall
 from federation.node import blocks, calls, cohorts, service
 from federation.node.calls import Message
@@ -170,6 +170,10 @@ def test_what_records_cannot_answer_is_refused_unread_and_unpaid(
     wish = message(kind, question, **changes)
     last = answer(wish)[-1]
     assert (last["type"], last["code"], last["charged"]) == ("error", "invalid_parameter", False)
+    told = {"code": last["code"], "id": "1", "state": "failed", "details": last["details"]}
+    shown = inference.failure(told)
+    assert shown["message"] == last["details"]["why"] != InvalidParameter.default_message
+    assert "why" not in shown["details"]
     assert used(block) == 0 and not NodeCall.objects.exists()
 
 

@@ -12,7 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from fdrouter.errors import InvalidParameter
 from privacy import limits
-from privacy.limits import MICRO, Change
+from privacy.dp.units import MICRO
+from privacy.limits import Change
 from privacy.models import Unit
 
 

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from fdrouter.errors import InvalidParameter
 from privacy.dp.decoding import UNITS, TokenMechanism, log_law, renyi_divergence
-from privacy.dp.text_plan import Adjacency, TextPlan, plan_text
+from privacy.dp.events import Adjacency
+from privacy.dp.text_plan import TextPlan, plan_text
 
 VOCABULARY = 400
 Rows = npt.NDArray[np.float64]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fdrouter.errors import InvalidParameter, PushTooSmall
 from privacy.dp.accounting import epsilon_of_rho
 from privacy.dp.decoding import TokenMechanism
-from privacy.dp.text_plan import CONTEXTS, NEEDED_PUSH, TOKENS, Adjacency, TextPlan, plan_of_event, plan_text, push_of
+from privacy.dp.events import Adjacency
+from privacy.dp.text_plan import CONTEXTS, NEEDED_PUSH, TOKENS, TextPlan, plan_of_event, plan_text, push_of
 
 DELTA = 1e-5
 
