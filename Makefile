@@ -6,6 +6,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
 BIN := .venv/bin
+HALF := tests/federation tests/fdrouter tests/accounts tests/node
 FAST := -m "not engine and not flow and not browser and not stack"
 
 help:  ## Show this list
@@ -31,8 +32,9 @@ demo-reset:  ## Delete everything the demo wrote (.demo)
 
 test: setup-test lint types contracts unit flows  ## Run every check and every test
 
-test-fast: setup-test lint contracts  ## Run what needs no engine: under two minutes
-	$(BIN)/pytest $(FAST)
+test-fast: setup-test lint contracts  ## Run what needs no engine and no running coordinator, on two cores
+	@$(BIN)/pytest -q $(FAST) $(HALF) & half=$$!; trap "kill $$half 2>/dev/null" INT TERM; \
+	$(BIN)/pytest -q $(FAST) $(HALF:%=--ignore=%); other=$$?; wait $$half && exit $$other
 
 lint: setup
 	$(BIN)/ruff format --check .
