@@ -54,7 +54,8 @@ def _wanted(principal: Principal) -> list[Scope]:
     """The person's scopes as they are opened: nothing used, caps from the limits that count now."""
     hospital, department = principal.hospital or "", principal.department or ""
     limit = limits.effective()
-    zone = Hospital.objects.get(pk=hospital).time_zone if hospital else "UTC"
+    home = Hospital.objects.get(pk=hospital) if hospital else None
+    zone = home.time_zone if home else "UTC"
     user, ward = user_key(principal.user_id), department_key(principal.department_id or 0)
     ward_name = (department or "network").capitalize()
     named = [
@@ -62,7 +63,7 @@ def _wanted(principal: Principal) -> list[Scope]:
         (ScopeKind.USER, user, Unit.REQUESTS, principal.display_name),
         (ScopeKind.DEPARTMENT, ward, Unit.MICRO_EPSILON, ward_name),
         (ScopeKind.DEPARTMENT, ward, Unit.REQUESTS, ward_name),
-        (ScopeKind.HOSPITAL, hospital_key(hospital or "network"), Unit.MICRO_EPSILON, hospital or "network"),
+        (ScopeKind.HOSPITAL, hospital_key(hospital or "network"), Unit.MICRO_EPSILON, home.name if home else "network"),
     ]
     return [
         Scope(
