@@ -19,21 +19,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fdrouter.errors import InvalidParameter
+from privacy.dp import across_plans
 from privacy.dp.accounting import check_delta, check_epsilon, is_whole, nano_rdp_up, rho_of_epsilon, up
+from privacy.dp.across_plans import AcrossPlan
+from privacy.dp.bounds import ADJACENCY, CONFIDENCE, DEFAULT_EPSILON
+from privacy.dp.bounds import LEAST_EPSILON as LEAST_EPSILON
+from privacy.dp.bounds import OPTIONS as OPTIONS
 from privacy.dp.curves import nano_divergence
 from privacy.dp.events import Event
 from privacy.dp.mechanisms import NoisyHistogram, Selection
+from privacy.dp.release_plans import ReleasePlan, plan_of_release
 from privacy.dp.releases import DiscreteLaplace, Exponential, Zcdp
 from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON, TextPlan, plan_of_event
 
-LEAST_EPSILON = 0.01
-DEFAULT_EPSILON = {"count": 0.3, "choice": 1.0, "keywords": 1.0}
-OPTIONS = (2, 12)
 PICKS = (1, 8)
 DEFAULT_PICKS = 4
 DEFAULT_TERMS = "clinical-1"
-CONFIDENCE = 0.95
-ADJACENCY = "swap"
 # Float rounding here and in OpenDP's map must never put the real cost above the planned one.
 _MARGIN = 1 + 1e-9
 
@@ -145,7 +146,9 @@ class KeywordsPlan:
 
 
 #: The whole privacy cost of one request, and the public parameters that it follows from.
-Plan = TextPlan | CountPlan | ChoicePlan | KeywordsPlan
+QueryPlan = TextPlan | CountPlan | ChoicePlan | KeywordsPlan | AcrossPlan
+#: What a block may pay for: a request, or a release that is asked without end.
+Plan = QueryPlan | ReleasePlan
 
 
 def _record(plan: CountPlan | ChoicePlan | KeywordsPlan, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +226,10 @@ def plan_of(event: dict[str, Any]) -> Plan:
             plan = plan_keywords(
                 terms=event["terms"], epsilon=event["epsilon"], delta=event["delta"], picks=event["picks"]
             )
+        elif (released := plan_of_release(event)) is not None:
+            plan = released
+        elif name in across_plans.NAMES:
+            plan = across_plans.plan_of_event(event)
         else:
             raise InvalidParameter("This mechanism is not known.", field="mechanism")
     except (KeyError, TypeError) as error:
