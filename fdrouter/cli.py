@@ -19,7 +19,8 @@ A node runs at the hospital, with FDROUTER_ROLE=node and its own database (docs/
 Its commands, in the order in which a new node needs them:
 
   python manage.py migrate                              make the node's tables
-  python manage.py open_block --epsilon 10 --delta 1e-5 open the privacy block that pays for answers; it never refills
+  python manage.py blocks open --epsilon 10 --delta 1e-5
+                                                        open the block that pays for answers; it is never refilled
   python manage.py ingest_records --data-path FOLDER    take in FHIR R4 Bulk Data (NDJSON); again for what is new
   python manage.py list_patients_in_care                tell the coordinator who is in whose care (JSON)
   uvicorn federation.node.asgi:application --port 8443 --ssl-keyfile key.pem --ssl-certfile cert.pem \\

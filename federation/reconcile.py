@@ -6,6 +6,8 @@ lost charges (a restored backup, an altered ledger): its claims do not hold any 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,13 +27,14 @@ REPORT_TAKES = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """In nano-units of divergence at the block's order: ``reported`` by the node, ``proven`` by receipts before that.
+    """One block, in nano-units of divergence at its order: ``reported`` by the node, ``proven`` by older receipts.
 
     ``unreadable`` counts receipts whose plan does not add up; they prove nothing.
     """
 
     node: str
     hospital: str
+    block: str
     reported: int
     proven: int
     unreadable: int
@@ -41,45 +44,63 @@ class Comparison:
         return self.reported < self.proven
 
 
-def _spent(row: Inference, alpha: float) -> int:
-    """What one receipt proves; 0 for a repeat of a stored release."""
+def _spent(row: Inference, alphas: Mapping[str, float]) -> dict[str, int]:
+    """What one receipt proves of each block; nothing for a repeat of a stored release."""
     body = (row.receipt or {})["body"]
     if body["mechanism"].get("repeat_of"):
-        return 0
-    plan = plan_of(row.parameters)
-    return nano_rdp_up(plan.rho_of(body["tokens"]), alpha) if isinstance(plan, TextPlan) else plan.nano_at(alpha)
+        return {}
+    plan, keys = plan_of(row.parameters), body["mechanism"].get("blocks") or [body["block"]["key"]]
+    tokens = body["tokens"]
+    return {
+        key: nano_rdp_up(plan.rho_of(tokens), alphas[key]) if isinstance(plan, TextPlan) else plan.nano_at(alphas[key])
+        for key in keys
+    }
 
 
-def compare(node: Node) -> Comparison | None:
-    """The node's last report against all receipts that it had issued by then; None without a report that is current."""
-    block = node.status.get("block")
-    if not block or not node.status.get("healthy") or not node.status.get("checked_at"):
-        return None
-    told_at = datetime.fromisoformat(node.status["checked_at"]) - REPORT_TAKES
+def compare(node: Node) -> list[Comparison]:
+    """The node's last report against all receipts that it had issued by then; empty without a report that is current.
+
+    A block that receipts name and the report does not counts as one of which nothing was reported.
+    """
+    status = node.status
+    told = status.get("blocks") or ([status["block"]] if status.get("block") else [])
+    if not told or not status.get("healthy") or not status.get("checked_at"):
+        return []
+    told_at = datetime.fromisoformat(status["checked_at"]) - REPORT_TAKES
     rows = Inference.objects.filter(
         node=node, kind__in=MECHANISMS, state=InferenceState.DONE, receipt__isnull=False, finished_at__lt=told_at
     )
-    proven = unreadable = 0
+    reported = {str(block["key"]): int(block["used"]) for block in told}
+    alphas = defaultdict(lambda: float(told[0]["alpha"]), {str(block["key"]): float(block["alpha"]) for block in told})
+    proven: Counter[str] = Counter()
+    unreadable = 0
     for row in rows.only("receipt", "parameters").iterator():
         try:
-            proven += _spent(row, block["alpha"])
+            proven.update(_spent(row, alphas))
         except (DomainError, KeyError, TypeError, ValueError):
             unreadable += 1
-    return Comparison(node.pk, node.hospital_id, int(block["used"]), proven, unreadable)
+    return [
+        Comparison(node.pk, node.hospital_id, key, reported.get(key, 0), proven[key], unreadable)
+        for key in sorted(reported.keys() | proven.keys())
+    ]
 
 
 def reconcile() -> list[Comparison]:
-    """Compares every hospital's block. A mismatch is recorded as evidence, once for each figure that a node reports."""
+    """Compares every hospital's blocks. A mismatch is recorded as evidence, once for what a node reports."""
     found = []
     for node in Node.objects.filter(active=True, transport=Transport.SEALED).order_by("pk"):
-        comparison = compare(node)
-        if comparison is None:
-            continue
-        found.append(comparison)
-        if comparison.is_incident and node.status.get("mismatch") != comparison.reported:
+        comparisons = compare(node)
+        found += comparisons
+        incidents = [comparison for comparison in comparisons if comparison.is_incident]
+        mismatch = {incident.block: incident.reported for incident in incidents}
+        if incidents and node.status.get("mismatch") != mismatch:
             with transaction.atomic():
-                node.status = {**node.status, "mismatch": comparison.reported}
+                node.status = {**node.status, "mismatch": mismatch}
                 node.save(update_fields=["status"])
-                details = {"node": node.pk, "reported": comparison.reported, "proven": comparison.proven}
-                record(Event(kind="ledger.mismatch", outcome="incident", hospital=comparison.hospital, details=details))
+                for incident in incidents:
+                    details = {"node": node.pk, "block": incident.block}
+                    details |= {"reported": incident.reported, "proven": incident.proven}
+                    record(
+                        Event(kind="ledger.mismatch", outcome="incident", hospital=node.hospital_id, details=details)
+                    )
     return found

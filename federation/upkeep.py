@@ -62,6 +62,11 @@ async def _probe(gateway: Gateway, node: Node) -> dict[str, Any]:
         status = {"engine": "unknown"}
     if not _is_block(status.get("block")):
         status = {**status, "block": None}
+    others = status.get("blocks")
+    if not isinstance(others, list) or not all(
+        _is_block(block) and isinstance(block.get("key"), str) for block in others
+    ):
+        status = {**status, "blocks": []}
     healthy = node.transport == Transport.OPENAI or status.get("engine") == "ok"
     status = {**status, "mismatch": node.status.get("mismatch")}
     return {**status, "healthy": healthy, "checked_at": timezone.now().isoformat()}

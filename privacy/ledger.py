@@ -19,7 +19,9 @@ from django.db.models import QuerySet
 from psycopg.types.json import Jsonb
 
 from fdrouter.errors import BlockExhausted, DomainError, InvalidParameter, QuotaSpent
-from privacy.models import Reservation, ReservationState, Scope, ScopeKind
+from privacy.dp import curves
+from privacy.dp.events import Event
+from privacy.models import Curve, Reservation, ReservationState, Scope, ScopeKind
 
 RESERVED, REPEATED = 0, -1
 
@@ -34,13 +36,17 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One reservation to make. ``event`` describes what will be released (mechanism, parameters, unit, adjacency)."""
+    """One reservation to make. ``event`` describes what will be released (mechanism, parameters, unit, adjacency).
+
+    ``release`` is the same as a privacy event; its Renyi curve is stored beside the reservation.
+    """
 
     id: UUID
     charges: Sequence[Charge]
     owner: str = ""
     idempotency_key: str | None = None
     event: Mapping[str, Any] | None = field(default=None)
+    release: Event | None = None
 
 
 def columns(requests: Sequence[Request]) -> tuple[list[Any], ...]:
@@ -77,6 +83,12 @@ def reserve_many(requests: Sequence[Request], *, seconds: int | None = None) -> 
             parameters,
         )
         verdicts: list[int] = cursor.fetchone()[0]
+    releases = [(r.id, r.release) for r, verdict in zip(requests, verdicts, strict=True) if verdict == RESERVED]
+    Curve.objects.bulk_create(
+        Curve(reservation_id=pk, grid=curves.GRID, nano=curves.nano_curve(release))
+        for pk, release in releases
+        if release is not None
+    )
     return verdicts
 
 
@@ -104,6 +116,8 @@ def refusal(scope_id: int, amount: int) -> DomainError:
         "needed": amount,
     }
     if scope.kind == ScopeKind.BLOCK:
+        if scope.retired_at is not None:
+            return BlockExhausted("This block of records is retired: it pays for nothing any more.", **details)
         return BlockExhausted(**details)
     name = scope.label or scope.key
     what = "number of requests" if scope.unit == "requests" else "privacy budget"
@@ -120,11 +134,18 @@ def _close(ids: Iterable[UUID], outcome: ReservationState, spent: int | None) ->
         return {row[0] for row in cursor.fetchall()}
 
 
-def settle(reservation: UUID, spent: int | None = None) -> bool:
+def settle(reservation: UUID, spent: int | Mapping[int, int] | None = None) -> bool:
     """Ends a reservation after the data was used. ``spent`` caps what every line keeps; ``None`` keeps it all.
 
+    As a mapping it holds a cap for each scope's line, by the scope's id; a scope that it leaves out keeps all.
     Returns whether this call ended it (``False``: it had ended before, nothing changed).
     """
+    if isinstance(spent, Mapping):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT ledger_settle(%s, %s::bigint[], %s::bigint[])", [reservation, [*spent], [*spent.values()]]
+            )
+            return bool(cursor.fetchone()[0])
     return bool(_close([reservation], ReservationState.SETTLED, spent))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
@@ -19,6 +20,7 @@ class Unit(models.TextChoices):
     """What a scope counts, always in whole units."""
 
     NANO_RDP = "nano_rdp", "Renyi divergence at the block's order, 1e-9"
+    FEMTO_DELTA = "femto_delta", "delta of approximate mechanisms, plain sum, 1e-15"
     MICRO_EPSILON = "micro_epsilon", "epsilon, plain sum, 1e-6"
     REQUESTS = "requests"
 
@@ -27,8 +29,10 @@ class Scope(models.Model):
     """One budget. ``used`` lies between 0 and ``cap + extra`` because the database says so.
 
     A block's ``cap`` is the Renyi filter's at the frozen order ``alpha`` for (``epsilon``, ``delta``); it never
-    resets. A quota has ``resets=True`` and starts again on each day of its ``time_zone``; ``extra`` is what was granted
-    to it (or, negative, handed over to another quota) for the present day alone.
+    resets, and once ``retired_at`` is set it pays for nothing any more. Its second row, in ``FEMTO_DELTA``, holds what
+    mechanisms with a delta of their own may add to the filter's. A quota has ``resets=True`` and starts again on each
+    day of its ``time_zone``; ``extra`` is what was granted to it (or, negative, handed over to another quota) for the
+    present day alone.
     """
 
     kind = models.CharField(max_length=16, choices=ScopeKind.choices)
@@ -45,10 +49,12 @@ class Scope(models.Model):
     epsilon = models.FloatField(null=True, blank=True)
     delta = models.FloatField(null=True, blank=True)
     alpha = models.FloatField(null=True, blank=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["kind", "key", "unit"], name="scope_once"),
+            models.CheckConstraint(condition=Q(retired_at=None) | Q(kind="block"), name="only_blocks_retire"),
             models.CheckConstraint(
                 condition=Q(used__gte=0) & Q(used__lte=F("cap") + F("extra")), name="scope_not_overspent"
             ),
@@ -107,6 +113,20 @@ class Reservation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.state}"
+
+
+class Curve(models.Model):
+    """The Renyi divergences of what a reservation pays for, in nano-RDP at the orders of ``grid``; append-only.
+
+    None where a release has no finite divergence. Filters use one order alone; the curve is for reports and auditors.
+    """
+
+    reservation = models.OneToOneField(Reservation, on_delete=models.PROTECT, primary_key=True, related_name="curve")
+    grid = models.CharField(max_length=24)
+    nano = ArrayField(models.BigIntegerField(null=True))
+
+    def __str__(self) -> str:
+        return f"{self.pk} on {self.grid}"
 
 
 class EntryKind(models.TextChoices):

@@ -13,10 +13,10 @@ from django.db.models import Count, Q, Sum
 from accounts.models import Department
 from fdrouter.errors import DomainError
 from privacy import grants, limits, statement
-from privacy.dp import accounting
+from privacy.dp import accounting, curves
 from privacy.dp.cohort_plans import Plan, plan_of
 from privacy.dp.units import micro
-from privacy.models import Entry, EntryKind, LimitDocument, ReservationState, Scope, ScopeKind, Unit
+from privacy.models import Curve, Entry, EntryKind, LimitDocument, ReservationState, Scope, ScopeKind, Unit
 from privacy.statement import Statement
 
 
@@ -49,11 +49,12 @@ def verify() -> Result:
         faults.extend(fault)
     reports = []
     for scope in scopes:
-        if scope.kind == ScopeKind.BLOCK:
+        if scope.kind == ScopeKind.BLOCK and scope.unit == Unit.NANO_RDP:
             try:
                 reports.append(_block(scope))
             except DomainError as error:
                 faults.append(f"{scope}: {error.message}")
+    faults.extend(_curve_faults())
     return Result(len(scopes), reservations, tuple(reports), tuple(faults))
 
 
@@ -66,7 +67,7 @@ def _scope_faults(scope: Scope) -> Iterator[str]:
     if scope.kind == ScopeKind.BLOCK:
         alpha, epsilon, delta = statement.order_of(scope)
         frozen = accounting.block_cap(epsilon, delta)
-        if (alpha, scope.cap) != (frozen.alpha, frozen.nano):
+        if scope.unit == Unit.NANO_RDP and (alpha, scope.cap) != (frozen.alpha, frozen.nano):
             yield f"{scope}: cap {scope.cap} at order {alpha:g} is not the filter's, {frozen.nano} at {frozen.alpha:g}"
         return
     granted = grants.granted_today([scope])[scope.pk]
@@ -127,7 +128,7 @@ def _plan(key: str) -> Plan | None:
 
 def _expected(scope: Scope, key: str) -> int | None:
     """What the event costs in the scope's units; -1 when it does not add up, None when the scope does not count it."""
-    if scope.unit == Unit.REQUESTS:
+    if scope.unit in (Unit.REQUESTS, Unit.FEMTO_DELTA):
         return None
     plan = _plan(key)
     if plan is None:
@@ -135,6 +136,22 @@ def _expected(scope: Scope, key: str) -> int | None:
     if scope.unit == Unit.MICRO_EPSILON:
         return micro(plan.epsilon)
     return plan.nano_at(statement.order_of(scope)[0])
+
+
+def _curve_faults() -> Iterator[str]:
+    """Stored Renyi curves that are not what their events say, or are on a grid of another name."""
+    rows = Curve.objects.values_list("pk", "grid", "nano", "reservation__event")
+    for pk, grid, nano, event in rows.order_by("pk").iterator():
+        if grid != curves.GRID:
+            yield f"reservation {pk}: its curve is on the grid {grid}, which is not known"
+        elif event is None or list(nano) != _curve(_key(event)):
+            yield f"reservation {pk}: its curve is not its event's"
+
+
+@lru_cache(maxsize=1024)
+def _curve(key: str) -> list[int | None] | None:
+    plan = _plan(key)
+    return None if plan is None else curves.nano_curve(plan.event)
 
 
 def _block(scope: Scope) -> BlockReport:

@@ -194,7 +194,7 @@ class Plan:
         name, env = f"migrate-{node.id}", self._stack.node_environment(node)
         jobs = [
             self._manage(name, env, ["migrate", "--noinput"]),
-            self._manage(f"block-{node.id}", env, ["open_block"]),
+            self._manage(f"block-{node.id}", env, ["blocks", "open"]),
         ]
         return self._once(name, mark, tell, jobs)
 

@@ -157,10 +157,9 @@ def begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
 
 def _reserve(message: Message, plan: Plan) -> None:
     claims.sheet(MECHANISMS[message.kind])
-    scope = blocks.current()
-    charge = blocks.charge(scope, plan)
-    ledger.reserve(ledger.Request(id=message.id, charges=[charge], event=plan.to_event()))
-    record(_event(message, "ledger.reserve", scope=scope.key, nano_rdp=charge.amount, epsilon=plan.epsilon))
+    paying = blocks.pay(message.id, plan)
+    charged = {scope.key: blocks.charge(scope, plan).amount for scope in paying}
+    record(_event(message, "ledger.reserve", nano_rdp=charged, epsilon=plan.epsilon))
 
 
 def _end(call: NodeCall, state: NodeCallState, **values: Any) -> bool:
@@ -175,15 +174,12 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
         NodeFailed: the call was ended elsewhere (a restart gave it up); its charge stands.
     """
     with transaction.atomic():
-        block, nano = None, 0
+        block, kept = None, {}
         if message.plan is not None:
-            scope = blocks.current()
-            nano = blocks.spent(scope, message.plan, outcome.completion_tokens)
-            ledger.settle(message.id, nano)
-            record(_event(message, "ledger.settle", scope=scope.key, nano_rdp=nano))
-            scope.refresh_from_db()
-            block = blocks.figures(scope)
-        return _store(message, call, outcome, _receipt_body(message, outcome, block, nano))
+            kept = blocks.settle(message.id, message.plan, outcome.completion_tokens)
+            record(_event(message, "ledger.settle", nano_rdp=kept))
+            block = blocks.chief([key for key in kept])
+        return _store(message, call, outcome, _receipt_body(message, outcome, block, kept))
 
 
 def _store(message: Message, call: NodeCall, outcome: Outcome, body: dict[str, Any]) -> dict[str, Any]:
@@ -208,13 +204,15 @@ def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[O
     """
     outcome, _ = stored_answer(earlier)
     with transaction.atomic():
-        body = _receipt_body(message, outcome, blocks.figures(blocks.current()), 0)
+        body = _receipt_body(message, outcome, blocks.chief(), {})
         body["mechanism"] |= {"repeat_of": str(earlier.pk), "released_at": (earlier.receipt or {})["body"]["at"]}
         return outcome, _store(message, call, outcome, body)
 
 
-def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | None, nano: int) -> dict[str, Any]:
-    """What the receipt says. ``nano``: what the block keeps charged, in its own units."""
+def _receipt_body(
+    message: Message, outcome: Outcome, block: dict[str, Any] | None, kept: dict[str, int]
+) -> dict[str, Any]:
+    """What the receipt says. ``kept``: what each block keeps charged, in its own units, by the block's key."""
     mechanism = None
     if message.plan is not None:
         event = message.plan.to_event()
@@ -225,7 +223,8 @@ def _receipt_body(message: Message, outcome: Outcome, block: dict[str, Any] | No
             "epsilon": event["epsilon"],
             "delta": event["delta"],
             "parameters": message.plan.parameters,
-            "nano_rdp_spent": nano,
+            "nano_rdp_spent": kept.get(block["key"], 0) if block else 0,
+            "blocks": kept,
             "claim": claims.sheet(event["mechanism"]).reference,
         }
         if isinstance(message.plan, TextPlan):

@@ -41,9 +41,12 @@ def check(question: str, options: Sequence[str], plan: Plan) -> None:
         raise InvalidParameter("The word list is shorter than the number of picks.", field="privacy.picks")
 
 
-def count(question: str, plan: CountPlan) -> str:
-    """How many patients' records match, with the error band. Below zero it is shown as zero, which costs nothing."""
-    noisy = max(0, plan.noise.release([votes.count(question)])[0])
+def count(question: str, plan: CountPlan, blocks: Sequence[int]) -> str:
+    """How many records of these blocks' patients match, with the error band.
+
+    Below zero it is shown as zero, which costs nothing.
+    """
+    noisy = max(0, plan.noise.release([votes.count(question, blocks)])[0])
     low, high = max(0, noisy - plan.band), noisy + plan.band
     words = ", ".join(votes.matched_words(question))
     return (
@@ -52,9 +55,9 @@ def count(question: str, plan: CountPlan) -> str:
     )
 
 
-def choice(question: str, options: Sequence[str], plan: ChoicePlan) -> str:
+def choice(question: str, options: Sequence[str], plan: ChoicePlan, blocks: Sequence[int]) -> str:
     """The noisy histogram, largest first, and whether its lead is more than the noise could make."""
-    noisy = plan.noise.release(votes.votes(question, options))
+    noisy = plan.noise.release(votes.votes(question, options, blocks))
     named = sorted(zip(noisy, [*options, NONE], strict=True), key=lambda pair: (-pair[0], pair[1]))
     (first, winner), (second, _) = named[0], named[1]
     sure = "" if first - second > 2 * plan.band else ", but not by more than the noise may have made"
@@ -73,10 +76,10 @@ def choice(question: str, options: Sequence[str], plan: ChoicePlan) -> str:
     )
 
 
-def keywords(question: str, plan: KeywordsPlan) -> list[str]:
+def keywords(question: str, plan: KeywordsPlan, blocks: Sequence[int]) -> list[str]:
     """The words that were drawn, most likely ones first."""
     words = terms.words_of(plan.terms)
-    return [words[index] for index in plan.selection.choose(votes.held_by(question, words))]
+    return [words[index] for index in plan.selection.choose(votes.held_by(question, words, blocks))]
 
 
 def keywords_messages(question: str, words: Sequence[str]) -> list[dict[str, str]]:

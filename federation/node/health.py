@@ -25,14 +25,21 @@ def engine_state() -> str:
 
 
 def document() -> dict[str, Any]:
-    """The health answer. The number of patients is a band of 100, so that one admission does not show."""
-    low = Patient.objects.count() // BAND * BAND
+    """The health answer. The number of patients is a band of 100, so that one admission does not show.
+
+    ``block`` is the block that can pay most, ``blocks`` are all of them.
+
+    Raises:
+        BlockExhausted: the hospital has opened no block.
+    """
+    low, told = Patient.objects.count() // BAND * BAND, blocks.all_figures()
     return {
         "node": settings.NODE_ID,
         "hospital": settings.HOSPITAL_ID,
         "engine": engine_state(),
         "model": settings.ENGINE_MODEL,
         "patients_band": f"{low}-{low + BAND - 1}",
-        "block": blocks.figures(blocks.current()),
+        "block": told[0],
+        "blocks": told,
         "running": NodeCall.objects.filter(state=NodeCallState.RUNNING).count(),
     }

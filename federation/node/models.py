@@ -49,12 +49,16 @@ class Patient(models.Model):
     codes = ArrayField(models.CharField(max_length=80), default=list)
     vector = SearchVectorField(null=True)
     stale = models.BooleanField(default=True, help_text="A resource changed after lines, vector and codes were made.")
+    block = models.PositiveIntegerField(
+        default=1, db_default=1, help_text="The block that pays for this patient, from the first ingest on, for good."
+    )
 
     class Meta:
         indexes = [
             GinIndex(fields=["vector"], name="node_patient_vector"),
             GinIndex(fields=["codes"], name="node_patient_codes"),
             models.Index(fields=["id"], condition=models.Q(stale=True), name="node_patient_stale"),
+            models.Index(fields=["block"], name="node_patient_block"),
         ]
 
     def __str__(self) -> str:

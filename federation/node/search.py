@@ -7,7 +7,7 @@ changes the top-B set by at most one swap, which is what the accounting of ``coh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -50,7 +50,7 @@ _COVER = "(SELECT count(*) FROM unnest(%({terms})s::text[]) AS t (term) WHERE {v
 _TOP = f"""
 WITH matched AS MATERIALIZED (
     SELECT reference, vector, {_COVER.format(terms="telling", vector="vector")} AS cover
-    FROM node_patient WHERE vector @@ %(any_telling)s::tsquery)
+    FROM node_patient WHERE block = ANY(%(blocks)s) AND vector @@ %(any_telling)s::tsquery)
 SELECT reference FROM matched WHERE cover >= %(least)s
 ORDER BY cover DESC, {_COVER.format(terms="all", vector="vector")} DESC, ts_rank(vector, %(any)s::tsquery) DESC,
     reference COLLATE "C" LIMIT %(limit)s
@@ -136,10 +136,12 @@ def terms_of(question: str) -> Terms:
     return Terms([quoted(term) for term, common in rows if not common] or everything, everything)
 
 
-def top_patients(question: str, *, limit: int, characters: int = EXCERPT_CHARACTERS) -> list[PatientHit]:
-    """At most ``limit`` patients, best first: by how many of the question's telling words the record has, by how many
-    of all its words, by full-text rank, then by reference. A record with less than half of the telling words is no
-    hit, so there may be fewer than ``limit``.
+def top_patients(
+    question: str, blocks: Sequence[int], *, limit: int, characters: int = EXCERPT_CHARACTERS
+) -> list[PatientHit]:
+    """At most ``limit`` patients of these blocks, best first: by how many of the question's telling words the record
+    has, by how many of all its words, by full-text rank, then by reference. A record with less than half of the telling
+    words is no hit, so there may be fewer than ``limit``.
 
     Raises:
         InvalidParameter: ``limit`` is out of 1..1024.
@@ -150,7 +152,7 @@ def top_patients(question: str, *, limit: int, characters: int = EXCERPT_CHARACT
     if not terms.all:
         return []
     with connection.cursor() as cursor:
-        cursor.execute(_TOP, terms.parameters() | {"limit": limit})
+        cursor.execute(_TOP, terms.parameters() | {"limit": limit, "blocks": list(blocks)})
         references = [row[0] for row in cursor.fetchall()]
     lines = _matching_lines(references, terms)
     # A patient whose record went away between the two statements is no hit.

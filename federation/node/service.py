@@ -20,7 +20,7 @@ from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
 from federation import identity, sealing
 from federation.database import in_thread
 from federation.models import Kind, NodeCall, NodeCallState
-from federation.node import calls, cohorts, search
+from federation.node import blocks, calls, cohorts, search
 from federation.node.calls import Message, Outcome
 from federation.node.engine import EngineClient, EngineRefused, EngineUnreachable, GroupSummary, Usage
 from federation.node.prompts import chart_messages
@@ -200,7 +200,8 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
     # The number of slots is public; how many patients matched is not, and is told to nobody.
     yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
     await _reach(engine)
-    hits = await in_thread(search.top_patients)(question, limit=plan.contexts)
+    covered = await in_thread(blocks.covered)(message.id)
+    hits = await in_thread(search.top_patients)(question, covered, limit=plan.contexts)
     progress.data_seen = True
     async for item in engine.decode_group(question, [hit.excerpt for hit in hits], plan):
         if isinstance(item, GroupSummary):
@@ -216,10 +217,11 @@ async def _figures(message: Message, progress: _Progress) -> AsyncIterator[dict[
     yield {"type": "progress", "text": "counting patients under privacy protection"}
     progress.data_seen = True
     begun = time.monotonic()
+    covered = await in_thread(blocks.covered)(message.id)
     if isinstance(message.plan, CountPlan):
-        text = await in_thread(cohorts.count)(_question(message), message.plan)
+        text = await in_thread(cohorts.count)(_question(message), message.plan, covered)
     elif isinstance(message.plan, ChoicePlan):
-        text = await in_thread(cohorts.choice)(_question(message), message.options, message.plan)
+        text = await in_thread(cohorts.choice)(_question(message), message.options, message.plan, covered)
     else:
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
     await _slot(begun)
@@ -235,7 +237,8 @@ async def _keywords(message: Message, engine: EngineClient, progress: _Progress)
     await _reach(engine)
     progress.data_seen = True
     question, begun = _question(message), time.monotonic()
-    words = await in_thread(cohorts.keywords)(question, message.plan)
+    covered = await in_thread(blocks.covered)(message.id)
+    words = await in_thread(cohorts.keywords)(question, message.plan, covered)
     await _slot(begun)
     yield {"type": "progress", "text": "writing a sentence from the keywords"}
     async for event in _chat(cohorts.keywords_messages(question, words), message, engine, progress):

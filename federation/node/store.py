@@ -13,6 +13,7 @@ from typing import Any
 
 from django.db import connection
 
+from federation.node import blocks
 from federation.node.fhir import Record
 from federation.node.models import Patient, Resource
 from federation.node.pseudonyms import reference_of
@@ -86,6 +87,7 @@ def _store_patients(records: Sequence[Record]) -> list[str]:
             known[record.source_id] = _Known(record.digest, record.last_updated, 0)
             write[record.source_id] = record
         outcomes.append(outcome)
+    block = blocks.intake()  # kept for good: a patient who is known stays in their block
     Patient.objects.bulk_create(
         [
             Patient(
@@ -95,6 +97,7 @@ def _store_patients(records: Sequence[Record]) -> list[str]:
                 sex=record.body.get("sex", "unknown"),
                 digest=record.digest,
                 last_updated=record.last_updated,
+                block=block,
             )
             for record in write.values()
         ],

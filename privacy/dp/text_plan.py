@@ -26,7 +26,7 @@ from privacy.dp.accounting import (
     nano_rdp_up,
     rho_of_epsilon,
 )
-from privacy.dp.events import Adjacency, check_adjacency
+from privacy.dp.events import Adjacency, Event, check_adjacency, of_rho
 
 NEEDED_PUSH = 6.0
 MAX_EPSILON = 10.0
@@ -81,6 +81,11 @@ class TextPlan:
         if not 0 <= tokens <= self.max_tokens:
             raise InvalidParameter("More tokens than planned.", field="tokens")
         return tokens * self.rho_per_token
+
+    @property
+    def event(self) -> Event:
+        """The whole answer as one release."""
+        return of_rho(self.rho, adjacency=self.adjacency)
 
     @property
     def parameters(self) -> dict[str, Any]:

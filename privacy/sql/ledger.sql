@@ -22,10 +22,11 @@ DECLARE
   verdicts bigint[] := array_fill(0::bigint, ARRAY[cardinality(res)]);
   short bigint;
   locked bigint;
+  retired boolean;
   i int;
 BEGIN
-  PERFORM 1 FROM privacy_scope WHERE id = ANY (line_scope) ORDER BY id FOR NO KEY UPDATE;
-  GET DIAGNOSTICS locked = ROW_COUNT;
+  SELECT count(*), coalesce(bool_or(s.retired_at IS NOT NULL), false) INTO locked, retired
+    FROM (SELECT retired_at FROM privacy_scope WHERE id = ANY (line_scope) ORDER BY id FOR NO KEY UPDATE) s;
   IF locked <> (SELECT count(DISTINCT s) FROM unnest(line_scope) AS b(s)) THEN  -- else the line would cost nothing
     RAISE EXCEPTION 'a charge names a scope that does not exist' USING ERRCODE = 'foreign_key_violation';
   ELSIF 0 > ANY (line_amount) THEN
@@ -40,6 +41,9 @@ BEGIN
       LEFT JOIN privacy_reservation r ON r.owner = k.owner AND r.idempotency_key = k.key;
   END IF;
   BEGIN  -- all of the batch fits, nearly always: one update of each scope
+    IF retired THEN
+      RAISE check_violation;
+    END IF;
     UPDATE privacy_scope s SET used = s.used + t.amount
       FROM (SELECT l.scope, sum(l.amount)::bigint AS amount FROM unnest(line_of, line_scope, line_amount)
               AS l(nth, scope, amount) WHERE verdicts[l.nth] = 0 GROUP BY l.scope) t
@@ -49,7 +53,7 @@ BEGIN
       CONTINUE WHEN verdicts[i] <> 0;
       SELECT s.id INTO short FROM unnest(line_of, line_scope, line_amount) AS l(nth, scope, amount)
         JOIN privacy_scope s ON s.id = l.scope
-        WHERE l.nth = i AND l.amount > s.cap + s.extra - s.used ORDER BY s.id LIMIT 1;
+        WHERE l.nth = i AND (s.retired_at IS NOT NULL OR l.amount > s.cap + s.extra - s.used) ORDER BY s.id LIMIT 1;
       IF FOUND THEN
         verdicts[i] := short;
       ELSE
@@ -113,6 +117,30 @@ BEGIN
       SELECT now(), back.id, back.scope_id, 'refund', -back.amount, back.period
       FROM back JOIN privacy_scope p ON p.id = back.scope_id AND p.period IS NOT DISTINCT FROM back.period)
   SELECT ended.id FROM ended;
+END $$;
+
+-- Ends one open reservation whose lines are in different units: of the line at scopes[i] at most spents[i] stays charged,
+-- of a line at a scope that is not named all of it. Returns whether this call ended it.
+CREATE OR REPLACE FUNCTION ledger_settle(res uuid, scopes bigint[], spents bigint[]) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM privacy_scope WHERE id IN (SELECT scope_id FROM privacy_entry WHERE reservation_id = res)
+    ORDER BY id FOR NO KEY UPDATE;
+  UPDATE privacy_reservation SET state = 'settled', ended_at = now() WHERE id = res AND state = 'reserved';
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  WITH back AS (
+    SELECT e.scope_id, e.amount - greatest(b.spent, 0) AS amount, e.period
+      FROM privacy_entry e JOIN unnest(scopes, spents) AS b(scope, spent) ON b.scope = e.scope_id
+      WHERE e.reservation_id = res AND e.kind = 'reserve' AND e.amount > b.spent
+  ), paid AS (
+    UPDATE privacy_scope s SET used = s.used - back.amount FROM back
+      WHERE s.id = back.scope_id AND s.period IS NOT DISTINCT FROM back.period RETURNING s.id
+  )
+  INSERT INTO privacy_entry (at, reservation_id, scope_id, kind, amount, period)
+    SELECT now(), res, back.scope_id, 'refund', -back.amount, back.period FROM back JOIN paid ON paid.id = back.scope_id;
+  RETURN true;
 END $$;
 
 -- Gives `amount` more to a quota for its present day, out of `source`'s own day if one is named. Both days begin first

@@ -35,7 +35,7 @@ from privacy.dp import accounting
 from privacy.models import Reservation, Scope
 from tests.federation.keys import ring
 from tests.federation.messages import PLAN, actor, message
-from tests.privacy.ledger.books import audit, race
+from tests.privacy.ledger.books import audit, leave, race
 
 OUTCOME = Outcome("In our records, it rains.", "stop", 200, 5)
 NOBODY_LISTENS = "http://127.0.0.1:1"
@@ -157,13 +157,13 @@ def test_a_chart_is_for_the_care_team_of_this_hospital(changes: dict[str, Any], 
 
 
 def test_an_exhausted_block_is_recorded_and_not_charged(block: Scope) -> None:
-    block.cap = cost(PLAN.max_tokens) - 1
-    block.save()
+    leave(block, cost(PLAN.max_tokens) - 1)
+    before = used(block)
     wish = message()
     with pytest.raises(BlockExhausted) as refused:
         calls.begin(wish)
     assert refused.value.details["needed"] == cost(PLAN.max_tokens)
-    assert used(block) == 0 and not Reservation.objects.exists()
+    assert used(block) == before and not Reservation.objects.filter(pk=wish.id).exists()
     assert events(wish.id) == ["policy.decision:allowed", "request.fail:block_exhausted"]
     assert NodeCall.objects.get(pk=wish.id).code == "block_exhausted"
     calls.begin(message("general"))
@@ -177,7 +177,8 @@ def test_without_a_block_nothing_is_answered_from_records() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_many_calls_at_once_exhaust_the_block_exactly(block: Scope) -> None:
-    Scope.objects.filter(pk=block.pk).update(cap=3 * cost(PLAN.max_tokens))
+    leave(block, 3 * cost(PLAN.max_tokens))
+    before = used(block)
     wishes = [message() for _ in range(8)]
 
     def begin(wish: Message) -> Callable[[], bool]:
@@ -191,7 +192,7 @@ def test_many_calls_at_once_exhaust_the_block_exactly(block: Scope) -> None:
         return run
 
     assert sum(race([begin(wish) for wish in wishes])) == 3
-    assert used(block) == 3 * cost(PLAN.max_tokens)
+    assert used(block) == before + 3 * cost(PLAN.max_tokens)
     audit()
 
 
@@ -342,7 +343,7 @@ def test_a_finished_call_is_answered_again_without_an_engine_and_for_nothing(blo
 
 @pytest.mark.django_db(transaction=True)
 def test_a_refusal_is_told_as_not_charged(block: Scope) -> None:
-    Scope.objects.update(cap=1)
+    leave(block, 1)
     (told,) = answer(message())
     assert (told["type"], told["code"], told["charged"], told["broken"]) == ("error", "block_exhausted", False, False)
     (told,) = answer(message(actor=actor(role="nurse")))

@@ -119,7 +119,8 @@ def test_keywords_that_reached_nobody_are_given_back(block: Scope) -> None:
     assert (last["type"], last["code"], last["charged"]) == ("error", "engine_unreachable", False)
     assert Reservation.objects.get(pk=wish.id).state == ReservationState.RELEASED
     assert used(block) == 0
-    assert len(cohorts.keywords("Which side effect did patients on velorapine develop?", KEYWORDS)) == KEYWORDS.picks
+    question = "Which side effect did patients on velorapine develop?"
+    assert len(cohorts.keywords(question, KEYWORDS, [1])) == KEYWORDS.picks
 
 
 def test_the_same_request_again_has_the_stored_answer_for_nothing(block: Scope) -> None:

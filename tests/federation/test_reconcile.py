@@ -19,13 +19,13 @@ from tests.accounts import people
 from tests.federation import rows
 
 pytestmark = pytest.mark.django_db
-ALPHA = 3.4
+ALPHA, KEY = 3.4, "block:northfield:1"
 TEXT, COUNT, CHOICE = plan_text(epsilon=3.0), plan_count(epsilon=0.5), plan_choice(options=3, epsilon=1.0)
 PAID = nano_rdp_up(TEXT.rho_of(5), ALPHA) + COUNT.nano_at(ALPHA) + CHOICE.nano_at(ALPHA)
 
 
 def answered(user: User, node: Node, kind: Kind, plan: Plan, *, tokens: int = 0, ago: int = 60, **more: Any) -> None:
-    body = {"mechanism": {"name": plan.to_event()["mechanism"], **more}, "tokens": tokens}
+    body = {"mechanism": {"name": plan.to_event()["mechanism"], **more}, "tokens": tokens, "block": {"key": KEY}}
     rows.request(
         user,
         "What helped?",
@@ -39,7 +39,7 @@ def answered(user: User, node: Node, kind: Kind, plan: Plan, *, tokens: int = 0,
 
 
 def report(node: Node, used: int, **changes: Any) -> None:
-    block = {**node.status["block"], "used": used}
+    block = {**node.status["block"], "key": KEY, "used": used}
     node.status = {**node.status, "block": block, "checked_at": timezone.now().isoformat(), **changes}
     node.save()
 
@@ -70,7 +70,7 @@ def test_a_node_that_lost_charges_is_an_incident(node: Node) -> None:
     assert [found.is_incident for found in reconcile()] == [True]
     event = Event.objects.get(kind="ledger.mismatch")
     assert (event.outcome, event.hospital) == ("incident", "northfield")
-    assert event.details == {"node": node.pk, "reported": PAID - 1, "proven": PAID}
+    assert event.details == {"node": node.pk, "block": KEY, "reported": PAID - 1, "proven": PAID}
     reconcile()
     assert Event.objects.filter(kind="ledger.mismatch").count() == 1
     node.refresh_from_db()
@@ -82,7 +82,7 @@ def test_a_node_that_lost_charges_is_an_incident(node: Node) -> None:
 @pytest.mark.parametrize("status", [{"healthy": False}, {"block": None}, {"checked_at": None}])
 def test_an_old_report_accuses_nobody(node: Node, status: dict[str, Any]) -> None:
     report(node, 0, **status)
-    assert compare(node) is None and reconcile() == []
+    assert compare(node) == [] and reconcile() == []
 
 
 def test_a_receipt_that_cannot_be_read_proves_nothing(node: Node) -> None:
@@ -95,3 +95,18 @@ def test_a_receipt_that_cannot_be_read_proves_nothing(node: Node) -> None:
     report(node, PAID)
     (found,) = reconcile()
     assert (found.unreadable, found.is_incident) == (1, False)
+
+
+def test_every_block_is_compared_by_itself(node: Node) -> None:
+    ada, other, alpha = User.objects.get(username="ada"), "block:northfield:2", 7.5
+    answered(ada, node, Kind.COHORT_CHOICE, CHOICE, blocks={KEY: 1, other: 1})
+    old = {**node.status["block"], "key": KEY, "used": PAID + CHOICE.nano_at(ALPHA)}
+    new = {**old, "key": other, "alpha": alpha, "used": CHOICE.nano_at(alpha) - 1}
+    report(node, 0, blocks=[old, new])
+    assert [(found.block, found.is_incident) for found in reconcile()] == [(KEY, False), (other, True)]
+
+
+def test_a_block_that_the_node_does_not_report_any_more_is_an_incident(node: Node) -> None:
+    answered(User.objects.get(username="ada"), node, Kind.COHORT_COUNT, COUNT, blocks={"block:northfield:9": 1})
+    report(node, PAID)
+    assert [(found.block, found.is_incident) for found in reconcile()] == [(KEY, False), ("block:northfield:9", True)]

@@ -40,6 +40,9 @@ def books() -> Scope:
         paid = pay(plan, [blocks.charge(block, plan)])
         ledger.settle(paid, blocks.spent(block, plan, 5))
         pay(plan, list(person.charges(quotas.micro(plan.epsilon))))
+    with_curve = uuid.uuid4()
+    blocks.pay(with_curve, PLANS[2], [block])
+    ledger.release(with_curve)
     ledger.release(pay(PLANS[0], [blocks.charge(block, PLANS[0])]))
     pay(PLANS[1], [blocks.charge(block, PLANS[1])])
     block.refresh_from_db()
@@ -48,7 +51,7 @@ def books() -> Scope:
 
 def test_honest_books_balance_and_two_accountants_agree(books: Scope) -> None:
     found = verify()
-    assert found.faults == () and found.reservations == 8
+    assert found.faults == () and found.reservations == 9
     (report,) = found.blocks
     assert report.statement.requests == 4
     assert report.statement.plain_sum == pytest.approx(0.5 + 1.0 + 3.0 + 1.0)
@@ -74,7 +77,7 @@ def alter(statement: str, *values: Any) -> None:
     """What the append-only triggers refuse, done by somebody who can switch them off."""
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or the tables have pending events
-        for table in ("privacy_entry", "privacy_scope", "privacy_reservation"):
+        for table in ("privacy_entry", "privacy_scope", "privacy_reservation", "privacy_curve"):
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         cursor.execute("ALTER TABLE privacy_scope DROP CONSTRAINT IF EXISTS scope_not_overspent")
         cursor.execute(statement, values)
@@ -104,8 +107,10 @@ def claim_less(block: Scope) -> None:
         (lambda b: alter("UPDATE privacy_reservation SET state = 'expired' WHERE state = 'settled'"), "given back"),
         (lambda b: alter("DELETE FROM privacy_entry WHERE kind = 'refund'"), "entries add up to"),
         (lambda b: alter("UPDATE privacy_scope SET used = cap + 1 WHERE id = %s", b.pk), "used of"),
+        (lambda b: alter("UPDATE privacy_curve SET nano[3] = nano[3] - 1"), "is not its event's"),
+        (lambda b: alter("UPDATE privacy_curve SET grid = 'orders-0'"), "which is not known"),
     ],
-    ids=["used", "charge", "claim", "cap", "order", "state", "refund", "overspent"],
+    ids=["used", "charge", "claim", "cap", "order", "state", "refund", "overspent", "curve", "grid"],
 )
 def test_an_altered_ledger_is_found_out(books: Scope, deed: Callable[[Scope], None], named: str) -> None:
     deed(books)

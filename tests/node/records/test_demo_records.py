@@ -77,7 +77,7 @@ def test_a_cohort_question_retrieves_its_cohort_and_the_canary_in_it(tmp_path: P
     manifest = build.build_small(tmp_path, "northfield")
     ingest(tmp_path)
     question = next(question for question in facts.questions() if question.fact == "velorapine")
-    hits = top_patients(question.text, limit=64)
+    hits = top_patients(question.text, [1], limit=64)
     sources = dict(Patient.objects.values_list("reference", "source_id"))
     assert len(hits) == 64
     assert {sources[hit.reference] for hit in hits} <= set(manifest["facts"]["velorapine"]["members"])

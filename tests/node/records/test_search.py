@@ -39,7 +39,7 @@ def hits(limit: int = 1000) -> list[tuple[str, str]]:
 def ranked(question: str, limit: int = 1000) -> list[tuple[str, str]]:
     """Source id and excerpt of each hit, best first."""
     sources = dict(Patient.objects.values_list("reference", "source_id"))
-    return [(sources[hit.reference], hit.excerpt) for hit in top_patients(question, limit=limit)]
+    return [(sources[hit.reference], hit.excerpt) for hit in top_patients(question, [1], limit=limit)]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -72,9 +72,9 @@ def test_a_patient_more_or_less_swaps_at_most_one(tmp_path: Path) -> None:
 
 def test_equal_records_are_ordered_by_reference(tmp_path: Path) -> None:
     hospital(tmp_path, {f"p{i}": "The cough of velorapine went after the dose was reduced." for i in range(12)})
-    found = [hit.reference for hit in top_patients(QUESTION, limit=12)]
+    found = [hit.reference for hit in top_patients(QUESTION, [1], limit=12)]
     assert found == sorted(found) and len(found) == 12
-    assert [hit.reference for hit in top_patients(QUESTION, limit=5)] == found[:5]
+    assert [hit.reference for hit in top_patients(QUESTION, [1], limit=5)] == found[:5]
 
 
 def test_a_patient_with_many_notes_takes_one_slot(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_patient_with_many_notes_takes_one_slot(tmp_path: Path) -> None:
     notes = [lines.note(f"d{i}", "p1", "Cough on velorapine.", f"2026-03-{i + 1:02d}") for i in range(20)]
     lines.write(tmp_path / "b.ndjson", [*notes, lines.note("x", "p2", "Cough on velorapine.")])
     ingest(tmp_path)
-    assert len(top_patients("velorapine cough", limit=10)) == 2
+    assert len(top_patients("velorapine cough", [1], limit=10)) == 2
 
 
 def test_records_with_the_telling_word_come_before_those_with_common_words(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_excerpt_is_bounded_and_holds_what_the_question_asks(tmp_path: Path) 
     filler = "The weather was discussed at length and lunch was served. " * 200
     hospital(tmp_path, {"p": filler + "The cough of velorapine went after the dose was reduced. " + filler})
     for characters in (40, 120, 560):
-        hit = top_patients(QUESTION, limit=1, characters=characters)[0]
+        hit = top_patients(QUESTION, [1], limit=1, characters=characters)[0]
         assert len(hit.excerpt) <= characters
     assert "velorapine" in hit.excerpt and hit.excerpt.startswith("66-year-old woman.")
 
@@ -119,7 +119,7 @@ def test_an_excerpt_is_bounded_and_holds_what_the_question_asks(tmp_path: Path) 
 )
 def test_no_question_breaks_the_search(tmp_path: Path, question: str) -> None:
     hospital(tmp_path, {"p": "velorapine cough"})
-    assert len(top_patients(question, limit=4)) <= 1
+    assert len(top_patients(question, [1], limit=4)) <= 1
 
 
 def test_characters_of_a_question_are_words_not_operators(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def reference(source: str) -> str:
 @pytest.mark.parametrize("limit", [0, -1, 1025])
 def test_a_limit_out_of_range_is_refused(limit: int) -> None:
     with pytest.raises(InvalidParameter):
-        top_patients("cough", limit=limit)
+        top_patients("cough", [1], limit=limit)
 
 
 def test_a_chart_holds_one_patients_facts_and_latest_notes(tmp_path: Path) -> None:

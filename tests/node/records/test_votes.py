@@ -39,26 +39,26 @@ def planted(tmp_path: Path) -> dict[str, int]:
 
 
 def test_votes_find_the_planted_side_effect(planted: dict[str, int]) -> None:
-    found = votes.votes(QUESTION, OPTIONS)
+    found = votes.votes(QUESTION, OPTIONS, [1])
     assert found[0] == planted["with_effect"]
     assert sum(found) == planted["patients"]
     assert sum(found[1:-1]) < planted["patients"] // 10
 
 
 def test_a_count_is_of_patients_who_match_every_word(planted: dict[str, int]) -> None:
-    assert votes.count("How many patients take velorapine?") == planted["patients"]
-    assert votes.count("How many patients on velorapine had a dry cough?") == planted["with_effect"]
-    assert votes.count("How many patients take quuxoline?") == 0
-    assert votes.count("How many of the patients?") == 0
+    assert votes.count("How many patients take velorapine?", [1]) == planted["patients"]
+    assert votes.count("How many patients on velorapine had a dry cough?", [1]) == planted["with_effect"]
+    assert votes.count("How many patients take quuxoline?", [1]) == 0
+    assert votes.count("How many of the patients?", [1]) == 0
 
 
 def test_the_words_of_a_public_list_that_the_cohort_has(planted: dict[str, int]) -> None:
     words = terms.words_of(DEFAULT_TERMS)
-    found = dict(zip(words, votes.held_by(QUESTION, words), strict=True))
+    found = dict(zip(words, votes.held_by(QUESTION, words, [1]), strict=True))
     assert found["dry cough"] == found["cough"] == planted["with_effect"]
     assert found["dose reduced"] >= planted["with_effect"] * 0.8
     assert found["tinnitus"] == 0
-    asked = votes.held_by("Did the cough of patients on velorapine go away?", ["cough", "dry cough"])
+    asked = votes.held_by("Did the cough of patients on velorapine go away?", ["cough", "dry cough"], [1])
     assert asked[0] == 0 and asked[1] > 0, "a word of the question tells nothing"
 
 
@@ -70,7 +70,8 @@ def test_one_patient_moves_no_number_by_more_than_is_paid_for(tmp_path: Path, se
         return " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, 12))) + "."
 
     def numbers() -> tuple[int, list[int], list[int]]:
-        return votes.count("velorapine cough"), votes.votes(QUESTION, OPTIONS), votes.held_by(QUESTION, WORDS)
+        found = votes.votes(QUESTION, OPTIONS, [1])
+        return votes.count("velorapine cough", [1]), found, votes.held_by(QUESTION, WORDS, [1])
 
     notes = {f"p{i:02d}": text() for i in range(24)}
     hospital(tmp_path, notes)
@@ -91,15 +92,15 @@ def test_thousands_of_notes_are_one_vote(tmp_path: Path) -> None:
     many = [lines.note(f"d-{n}", "p1", f"Velorapine and a dry cough, visit {n}.") for n in range(1500)]
     lines.write(tmp_path / "b.ndjson", [*many, lines.note("x", "p2", "Velorapine, then a rash.")])
     ingest(tmp_path)
-    assert votes.votes(QUESTION, OPTIONS) == [1, 1, 0, 0, 0]
+    assert votes.votes(QUESTION, OPTIONS, [1]) == [1, 1, 0, 0, 0]
 
 
 def test_other_alphabets_and_operators_are_words_like_any(tmp_path: Path) -> None:
     hospital(tmp_path, {"p1": "Велорапин вызвал сухой кашель.", "p2": "velorapine & (cough | !rash):*"})
-    assert votes.count("кашель") == 1
-    assert votes.votes("велорапин", ["сухой кашель", "сыпь"]) == [1, 0, 0]
-    assert votes.votes(QUESTION, ["cough & !x | y:*", "the", "\0"])[-1] in (0, 1)
-    assert votes.count("& | ! :* ( ) <-> \\ '") == 0
+    assert votes.count("кашель", [1]) == 1
+    assert votes.votes("велорапин", ["сухой кашель", "сыпь"], [1]) == [1, 0, 0]
+    assert votes.votes(QUESTION, ["cough & !x | y:*", "the", "\0"], [1])[-1] in (0, 1)
+    assert votes.count("& | ! :* ( ) <-> \\ '", [1]) == 0
 
 
 def test_an_unknown_word_list_is_refused() -> None:

@@ -11,6 +11,7 @@ from django.db import connection
 from django.db.models import Sum
 from django.utils import timezone
 
+from privacy import ledger
 from privacy.ledger import Charge, Request
 from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope, ScopeKind, Unit
 
@@ -29,6 +30,12 @@ def block(cap: int, key: str | None = None) -> Scope:
         delta=1e-5,
         alpha=3.4,
     )
+
+
+def leave(scope: Scope, amount: int) -> None:
+    """Charges a budget until so much of it is left."""
+    scope.refresh_from_db()
+    ledger.reserve(request((scope, scope.left - amount)))
 
 
 def quota(cap: int, *, kind: ScopeKind = ScopeKind.USER, unit: Unit = Unit.MICRO_EPSILON) -> Scope:

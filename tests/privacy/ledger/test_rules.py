@@ -256,8 +256,54 @@ def test_the_database_refuses_overspending_and_negative_use_by_anybody() -> None
         with pytest.raises(IntegrityError, match="scope_not_overspent"):
             _sql(statement, scope.pk)
     ledger.reserve(request((scope, 5)))
-    with pytest.raises(IntegrityError, match="scope_not_overspent"):
-        _sql("UPDATE privacy_scope SET cap = 4 WHERE id = %s", scope.pk)
+    for statement in (
+        "UPDATE privacy_scope SET cap = 4 WHERE id = %s",
+        "UPDATE privacy_scope SET cap = cap + 1 WHERE id = %s",
+        "UPDATE privacy_scope SET epsilon = 99 WHERE id = %s",
+        "UPDATE privacy_scope SET delta = 0.1 WHERE id = %s",
+        "UPDATE privacy_scope SET alpha = 2 WHERE id = %s",
+        "UPDATE privacy_scope SET key = 'another' WHERE id = %s",
+        "UPDATE privacy_scope SET kind = 'user' WHERE id = %s",
+    ):
+        with pytest.raises(IntegrityError, match="is frozen"):
+            _sql(statement, scope.pk)
+
+
+def test_a_retired_block_pays_for_nothing_and_stays_retired() -> None:
+    spent, fresh = block(10), block(10)
+    _sql("UPDATE privacy_scope SET retired_at = now() WHERE id = %s", spent.pk)
+    with pytest.raises(BlockExhausted, match="retired"):
+        ledger.reserve(request((spent, 1)))
+    verdicts = ledger.reserve_many([request((spent, 1)), request((fresh, 1)), request((fresh, 1), (spent, 1))])
+    assert verdicts == [spent.pk, 0, spent.pk]
+    assert (used(spent), used(fresh)) == (0, 1)
+    for statement in (
+        "UPDATE privacy_scope SET retired_at = NULL WHERE id = %s",
+        "UPDATE privacy_scope SET retired_at = now() + interval '1 h' WHERE id = %s",
+    ):
+        with pytest.raises(IntegrityError, match="is frozen"):
+            _sql(statement, spent.pk)
+
+
+def test_lines_of_different_units_are_settled_each_by_its_own() -> None:
+    first, second, third = block(100), block(100), block(100)
+    paid = request((first, 40), (second, 60), (third, 20))
+    ledger.reserve(paid)
+    assert ledger.settle(paid.id, {first.pk: 10, second.pk: 90})
+    assert (used(first), used(second), used(third)) == (10, 60, 20)
+    assert not ledger.settle(paid.id, {first.pk: 0})
+    assert used(first) == 10
+    refunds = Entry.objects.filter(reservation_id=paid.id, kind="refund").values_list("scope", "amount")
+    assert list(refunds) == [(first.pk, -30)]
+
+
+def test_a_settlement_below_zero_gives_back_what_was_charged_and_no_more() -> None:
+    scope = block(100)
+    ledger.reserve(request((scope, 30)))
+    paid = request((scope, 40))
+    ledger.reserve(paid)
+    assert ledger.settle(paid.id, {scope.pk: -50})
+    assert used(scope) == 30
 
 
 def test_the_database_refuses_a_negative_charge_that_would_refill_a_scope() -> None:
