@@ -1,16 +1,12 @@
-"""Privacy spent and left: quotas of departments from the coordinator's ledger, dataset blocks as the nodes report them.
+"""Daily allowances spent and left, from the coordinator's ledger, and the nodes as last seen.
 
-Amounts of quotas are micro-epsilon (1e-6, plain sums). A block's ``used`` and ``cap`` are nano-units of Renyi
-divergence at its frozen order; its two epsilons are the composed figure and the plain sum of all releases so far.
+Amounts are micro-epsilon (1e-6, plain sums). What the hospitals' records still have is in ``compliance.blocks``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db.models import Count, F, FloatField, QuerySet, Sum
@@ -28,11 +24,6 @@ from privacy.models import Entry, EntryKind, ReservationState, Scope, ScopeKind,
 
 FULL_SHARE = 0.9
 """From this share of a day's allowance on, the day counts as nearly used up."""
-NANO = 1_000_000_000
-FORECAST_DAYS = 7
-FORECAST_MINIMUM = 3
-"""With fewer charged answers in the last days a pace means nothing."""
-FORECAST_HORIZON_DAYS = 3650
 SEEN_SECONDS = 60
 """A node that was not seen for this long counts as not seen: the prober calls every ten seconds."""
 
@@ -70,38 +61,6 @@ class HospitalSpend:
     requests: int
     receipts: int
     receipts_epsilon: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A dataset block as its node last reported it.
-
-    ``left_share`` is of the filter's own units, which add up and which bind. Epsilon does not add up: ``composed`` is
-    what all releases so far compose to, ``largest`` the largest single request that still fits, and neither follows
-    from the other and ``epsilon``, what the block was opened for.
-    """
-
-    hospital: str
-    hospital_name: str
-    node: str
-    node_name: str
-    checked_at: str | None
-    epsilon: float
-    delta: float
-    composed: float
-    plain_sum: float
-    largest: float
-    left_share: float
-    recent_answers: int
-    runs_out_on: str | None
-
-    @property
-    def checked(self) -> datetime | None:
-        """When the node reported it."""
-        try:
-            return datetime.fromisoformat(self.checked_at) if self.checked_at else None
-        except ValueError:
-            return None
 
 
 def _epsilon_entries() -> QuerySet[Entry]:
@@ -173,11 +132,11 @@ def by_hospital(
 ) -> list[HospitalSpend]:
     """What each hospital's departments spent, its own daily allowance, and what its node charged in its receipts."""
     begin, end = period.bounds
-    charged = _charging_receipts().filter(finished_at__gte=begin, finished_at__lt=end)
+    charged = charging_receipts().filter(finished_at__gte=begin, finished_at__lt=end)
     receipts = {
         code: (count, quotas.micro(total))
         for code, count, total in charged.values_list("node__hospital_id").annotate(
-            n=Count("pk"), total=Sum(_in_receipt("epsilon"))
+            n=Count("pk"), total=Sum(in_receipt("epsilon"))
         )
     }
     own = {s.hospital: s for s in Scope.objects.filter(kind=ScopeKind.HOSPITAL, unit=Unit.MICRO_EPSILON)}
@@ -196,13 +155,13 @@ def by_hospital(
     return found
 
 
-def _charging_receipts() -> QuerySet[Inference]:
+def charging_receipts() -> QuerySet[Inference]:
     """Requests whose node signed that a mechanism was run over its records. A stored release told again is none."""
     rows = Inference.objects.filter(receipt__body__mechanism__epsilon__gt=0)
     return rows.exclude(receipt__body__mechanism__has_key="repeat_of")
 
 
-def _in_receipt(figure: str) -> Cast:
+def in_receipt(figure: str) -> Cast:
     return Cast(KT(f"receipt__body__mechanism__{figure}"), FloatField())
 
 
@@ -219,72 +178,6 @@ def daily(principal: Principal, period: Period, hospital: str | None = None) -> 
     for key, day, amount in rows.values_list(F("scope__key"), "period").annotate(total=Sum("amount")):
         series[places[keys[key]]][days[day]] += amount
     return series
-
-
-def _number(source: Mapping[str, Any], key: str) -> float | None:
-    value = source.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        return None
-    return float(value)
-
-
-def blocks(principal: Principal, hospital: str | None = None) -> list[Block]:
-    """The dataset block of each node that reports one, as last reported; a node's nonsense is no block."""
-    within = access.hospitals(principal, hospital)
-    nodes = Node.objects.filter(active=True, hospital__in=within).select_related("hospital")
-    recent = _charging_receipts().filter(finished_at__gte=timezone.now() - timedelta(days=FORECAST_DAYS))
-    pace = {
-        node: (count, nano or 0.0)
-        for node, count, nano in recent.values_list("node_id").annotate(
-            n=Count("pk"), nano=Sum(_in_receipt("nano_rdp_spent"))
-        )
-    }
-    found = (_block(node, *pace.get(node.pk, (0, 0.0))) for node in nodes.order_by("hospital__name", "id"))
-    return [block for block in found if block is not None]
-
-
-def _block(node: Node, recent: int, nano: float) -> Block | None:
-    reported = node.status.get("block")
-    if not isinstance(reported, Mapping):
-        return None
-    read = {
-        key: _number(reported, key)
-        for key in ("epsilon", "delta", "epsilon_spent", "epsilon_left", "plain_sum", "used", "cap", "alpha")
-    }
-    values = {key: value for key, value in read.items() if value is not None}
-    if len(values) < len(read) or values["cap"] <= 0 or values["epsilon"] <= 0:
-        return None
-    checked = node.status.get("checked_at")
-    return Block(
-        hospital=node.hospital_id,
-        hospital_name=node.hospital.name,
-        node=node.pk,
-        node_name=node.name,
-        checked_at=checked if isinstance(checked, str) else None,
-        epsilon=values["epsilon"],
-        delta=values["delta"],
-        composed=values["epsilon_spent"],
-        plain_sum=values["plain_sum"],
-        largest=values["epsilon_left"],
-        left_share=max(0.0, 1.0 - values["used"] / values["cap"]),
-        recent_answers=recent,
-        runs_out_on=_forecast(values, recent, nano),
-    )
-
-
-def _forecast(block: Mapping[str, float], recent: int, nano: float) -> str | None:
-    """The day on which the filter is full if releases go on as in the last days; ``None``: nobody can say.
-
-    The pace is taken in the filter's own units, which add up where epsilon does not: those that the receipts of the
-    last days say were charged.
-    """
-    a_day = nano / FORECAST_DAYS
-    if recent < FORECAST_MINIMUM or a_day <= 0:
-        return None
-    days = max(0.0, block["cap"] - block["used"]) / a_day
-    if days > FORECAST_HORIZON_DAYS:
-        return None
-    return (timezone.localdate() + timedelta(days=math.floor(days))).isoformat()
 
 
 @dataclass(frozen=True, slots=True)

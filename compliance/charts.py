@@ -9,7 +9,8 @@ from datetime import date
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from compliance.budgets import Block, DepartmentSpend, HospitalSpend
+from compliance.blocks import Block
+from compliance.budgets import DepartmentSpend, HospitalSpend
 from compliance.selectors import KindCount
 from privacy.quotas import MICRO
 
@@ -83,7 +84,7 @@ def by_hospital(rows: Sequence[HospitalSpend]) -> Chart:
 
 def of_blocks(rows: Sequence[Block]) -> Chart:
     """What is left of each block, in the units that add up."""
-    labels = tuple(row.hospital_name for row in rows)
+    labels = tuple(row.title for row in rows)
     left = Series("Left", tuple(100 * row.left_share for row in rows))
     return Chart("Left of the dataset blocks", "per cent", labels, (left,), top=100.0)
 

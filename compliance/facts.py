@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.principals import Principal
-from compliance import access, budgets, period, selectors
+from compliance import access, blocks, budgets, period, selectors
 from compliance.selectors import EventFilter, RequestFilter
 
 VERSION = 2
@@ -63,7 +63,7 @@ def _collect(principal: Principal, month: date, hospital: str, now: datetime) ->
         "departments": [asdict(row) for row in departments],
         "hospitals": [asdict(row) for row in budgets.by_hospital(principal, covered, departments, hospital)],
         "daily": budgets.daily(principal, covered, hospital),
-        "blocks": [asdict(row) for row in budgets.blocks(principal, hospital)],
+        "blocks": [asdict(row) for row in blocks.reported(principal, hospital)],
         "requests": {
             "kinds": [asdict(row) for row in kinds],
             "total": asdict(selectors.total_of(kinds)),

@@ -100,7 +100,10 @@ def _blocks(facts: dict[str, Any]) -> list[Finding]:
 
 
 def _block(block: dict[str, Any]) -> Finding:
-    name = block["hospital_name"]
+    name = block.get("title") or block["hospital_name"]
+    if block.get("retired"):
+        why = f"The dataset block of {name} is retired: its patients' records are in no further answer."
+        return Finding(f"Block of {name}", (why,))
     left = (
         f"{round(100 * block['left_share'])}% of the dataset block of {name} is left, in the units that its filter"
         " counts in; it never refills."

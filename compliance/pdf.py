@@ -19,7 +19,8 @@ from weasyprint.urls import FatalURLFetchingError, URLFetcher, URLFetcherRespons
 
 from compliance import charts
 from compliance import facts as frozen
-from compliance.budgets import Block, DepartmentSpend, HospitalSpend
+from compliance.blocks import Block
+from compliance.budgets import DepartmentSpend, HospitalSpend
 from compliance.findings import findings, words
 from compliance.selectors import KindCount
 

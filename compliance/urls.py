@@ -10,6 +10,7 @@ app_name = "compliance"
 urlpatterns = [
     path("", views.today, name="portal"),
     path("ledger", views.ledger, name="ledger"),
+    path("blocks", views.block_plans, name="blocks"),
     path("requests", views.requests, name="requests"),
     path("events", views.events, name="events"),
     path("events.csv", views.events_csv, name="events-csv"),

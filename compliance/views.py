@@ -21,6 +21,7 @@ from accounts import principals
 from accounts.models import User
 from accounts.principals import Principal
 from compliance import access, budgets, charts, export, period, selectors
+from compliance import blocks as dataset_blocks
 from compliance import reports as report_service
 from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
 from compliance.models import REPORT_OPEN
@@ -80,7 +81,7 @@ def today(request: HttpRequest, principal: Principal) -> HttpResponse:
             "total": selectors.total_of(counts),
             "departments": sorted(departments, key=lambda row: (row.left_today / max(row.cap, 1), row.name)),
             "spent_today": sum(row.spent_today for row in departments),
-            "blocks": budgets.blocks(principal),
+            "blocks": dataset_blocks.reported(principal),
             "nodes": nodes,
             "unseen": [node for node in nodes if not (node.seen and node.healthy)],
             "sign_ins": events.get(("session.sign_in", "ok"), 0),
@@ -102,7 +103,7 @@ def ledger(request: HttpRequest, principal: Principal) -> HttpResponse:
     covered = (form.period() if status == 200 else None) or period.month_to_date()
     departments = budgets.departments(principal, covered, hospital)
     hospitals = budgets.by_hospital(principal, covered, departments, hospital)
-    blocks = budgets.blocks(principal, hospital)
+    blocks = dataset_blocks.reported(principal, hospital)
     daily = budgets.daily(principal, covered, hospital)
     drawn = {
         "chart-blocks": charts.of_blocks(blocks),
@@ -129,6 +130,13 @@ def ledger(request: HttpRequest, principal: Principal) -> HttpResponse:
         },
         status=status,
     )
+
+
+@require_safe
+@portal_page
+def block_plans(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """Of each dataset block: what was published from it, what it can still answer, what single questions take."""
+    return render(request, "compliance/blocks.html", {"plans": dataset_blocks.plans(principal)})
 
 
 @require_safe

@@ -61,8 +61,9 @@ LIBRARIES = (
     SystemPackage("libstdc++6", library="libstdc++.so.6"),
 )
 BROWSER = SystemPackage("chromium", programs=("chromium", "chromium-browser", "google-chrome"))
+PDF_READER = SystemPackage("poppler-utils", programs=("pdftotext",))
 LOAD_GENERATOR = SystemPackage("wrk", programs=("wrk",))
-PURPOSES = {"demo": LIBRARIES, "test": (*LIBRARIES, BROWSER), "bench": (*LIBRARIES, LOAD_GENERATOR)}
+PURPOSES = {"demo": LIBRARIES, "test": (*LIBRARIES, BROWSER, PDF_READER), "bench": (*LIBRARIES, LOAD_GENERATOR)}
 
 
 def say(line: str) -> None:

@@ -23,6 +23,7 @@ from tests.accounts import people
 PORTAL = (
     "/portal/",
     "/portal/ledger",
+    "/portal/blocks",
     "/portal/requests",
     "/portal/events",
     "/portal/events.csv",

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts import principals
 from accounts.models import Department
-from compliance import budgets, facts, period
+from compliance import blocks, budgets, facts, period
 from compliance.models import Event
 from compliance.period import Period
 from federation.models import Inference, Node
@@ -93,7 +93,7 @@ def test_a_department_that_asked_nothing_has_its_default_quota(network: Network)
 
 def test_the_forecast_adds_up_renyi_divergence(network: Network) -> None:
     def forecast() -> str | None:
-        return next(b for b in budgets.blocks(network.principal) if b.hospital == "lakeside").runs_out_on
+        return next(b for b in blocks.reported(network.principal) if b.hospital == "lakeside").runs_out_on
 
     assert forecast() is None  # two answers are no pace
     ask(network.neighbour, epsilon=1.0, answered_by="lakeside")
@@ -107,14 +107,14 @@ def test_the_forecast_adds_up_renyi_divergence(network: Network) -> None:
 )
 def test_a_nodes_nonsense_is_no_block(block: object, network: Network) -> None:
     Node.objects.filter(pk="lakeside").update(status={"block": block})
-    assert [found.hospital for found in budgets.blocks(network.principal)] == ["northfield"]
+    assert [found.hospital for found in blocks.reported(network.principal)] == ["northfield"]
 
 
 def test_no_page_shows_figures_of_a_block_that_a_reader_could_subtract(network: Network, as_user: SignIn) -> None:
     """Epsilon does not add up: the cap never stands beside what was spent or what still fits."""
     client = as_user(network.officer)
     today = " ".join(client.get("/portal/").content.decode().split())
-    for block in budgets.blocks(network.principal):
+    for block in blocks.reported(network.principal):
         assert block.largest == 4.75
         assert f"{round(100 * block.left_share)}% left" in today
         assert "still fits: epsilon 4.75. Composed epsilon spent so far: 5.25." in today
