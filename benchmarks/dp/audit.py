@@ -1,27 +1,35 @@
 """What an attacker really learns from each mechanism, beside what is claimed: ``make audit-dp``.
 
-Draws from the mechanism over the worst pair of neighbours (one patient's record replaced). Half of the draws choose the
-event that tells them apart best; the other half bound from below, with 99.9 % confidence (Clopper and Pearson), what
-this event proves: of a pure claim the epsilon ln(p / q), of a zCDP claim the rho max D_a(Bernoulli(p) || Bernoulli(q))
-/ a, shown as the epsilon at the claim's delta. (Few draws prove next to nothing about (epsilon, 1e-5) itself; every
-post-processing of a rho-zCDP release, such as one event, is rho-zCDP too.) A bound above the claim would refute it. A
-bound below proves nothing, so each mechanism is audited once more with half its noise, which must be found out.
+Three tables. *From below*: draws over the worst pair of neighbours (one patient's record replaced). Half of the draws
+choose the event that tells them apart best; the other half bound from below, with 99.9 % confidence (Clopper and
+Pearson), what this event proves: of a pure claim the epsilon ln(p / q), of a zCDP claim the rho
+max D_a(Bernoulli(p) || Bernoulli(q)) / a, shown as the epsilon at the claim's delta. (Few draws prove next to nothing
+about (epsilon, 1e-5) itself; every post-processing of a rho-zCDP release, such as one event, is rho-zCDP too.) A bound
+above the claim would refute it. A bound below proves nothing, so each mechanism is audited once more with half its
+noise, which must be found out.
+
+*Exact*: the largest Renyi divergence of one decoding step that a search over neighbours finds, beside what is charged.
+*Mutants*: mechanisms with a known mistake. The check beside each must find it out, and be silent about the real one.
+
+The exit code is 1 when a claim is refuted or a mutant passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import beta
 
+from benchmarks.dp import checks, mutants, renyi
 from privacy.dp import accounting, decoding
 from privacy.dp.cohort_plans import plan_choice, plan_count, plan_keywords
+from privacy.dp.decoding import TokenMechanism
 from privacy.dp.mechanisms import NoisyHistogram, Selection
 from privacy.dp.text_plan import plan_text
 
@@ -74,7 +82,7 @@ def keywords(noise: float) -> Case:
 def text(noise: float) -> Case:
     plan = plan_text(epsilon=3.0)
     reach = plan.sensitivity_units
-    mechanism = decoding.TokenMechanism(plan.clip, plan.tau, plan.contexts, plan.top_k, reach, plan.rho_per_token)
+    mechanism = TokenMechanism(plan.clip, plan.tau, plan.contexts, plan.top_k, reach, plan.rho_per_token)
     maximum = decoding._noisy_max(mechanism.scale * noise)
     part = decoding.UNITS * reach // 2
 
@@ -87,10 +95,7 @@ def text(noise: float) -> Case:
 
 def bounds(hits: int, draws: int) -> tuple[float, float]:
     """Clopper and Pearson's interval of a probability; each end fails with (1 - CONFIDENCE) / 2."""
-    miss = (1 - CONFIDENCE) / 2
-    low = float(beta.ppf(miss, hits, draws - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - miss, hits + 1, draws - hits)) if hits < draws else 1.0
-    return low, high
+    return checks.interval(hits, draws, 1 - CONFIDENCE)
 
 
 def proved(p: float, q: float, case: Case) -> float:
@@ -113,12 +118,17 @@ def lower_bound(case: Case, draws: int) -> float:
     one, other = case.draw(False, draws), case.draw(True, draws)
     half, best = draws // 2, 0.0
     for sure, doubtful in ((other, one), (-one, -other)):  # both directions
-        guesses = {t: ((sure[:half] >= t).mean(), (doubtful[:half] >= t).mean()) for t in np.unique(sure[:half])}
-        threshold = max(guesses, key=lambda t: proved(guesses[t][0], max(guesses[t][1], 20 / half), case))
-        p, _ = bounds(int((sure[half:] >= threshold).sum()), draws - half)
-        _, q = bounds(int((doubtful[half:] >= threshold).sum()), draws - half)
-        best = max(best, proved(p, q, case))
+        first, second = (sure[:half], doubtful[:half]), (sure[half:], doubtful[half:])
+        threshold = max(np.unique(first[0]), key=lambda t: _proved_at(t, *first, case))
+        best = max(best, _proved_at(threshold, *second, case))
     return best
+
+
+def _proved_at(threshold: float, sure: np.ndarray, doubtful: np.ndarray, case: Case) -> float:
+    """What the event "at least the threshold" proves with these draws."""
+    p, _ = bounds(int((sure >= threshold).sum()), sure.size)
+    _, q = bounds(int((doubtful >= threshold).sum()), doubtful.size)
+    return proved(p, q, case)
 
 
 Maker = Callable[[float], Case]  # of the share of the noise
@@ -130,11 +140,11 @@ CASES: tuple[tuple[Maker, int], ...] = (
 )
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--share", type=float, default=1.0, help="of the usual number of draws")
-    share = options.parse_args().share
-    table = Table("mechanism", "claimed epsilon", "proved from below", "with half the noise", title="Audit")
+def from_below(share: float, console: Console) -> bool:
+    """Prints the table of drawn bounds; whether every claim stands and every half of the noise was found out."""
+    table = Table(
+        "mechanism", "claimed epsilon", "proved from below", "with half the noise", title="From below, by draws"
+    )
     ratios, caught = [], 0
     for make, draws in CASES:
         number = max(200, int(draws * share))
@@ -145,9 +155,67 @@ def main() -> None:
         verdict = "found out" if broken > case.epsilon else "NOT found out"
         delta = f", delta {case.delta:g}" if case.delta else ""
         table.add_row(case.name, f"{case.epsilon:g}{delta}", f"{found:.3f}", f"{broken:.3f} ({verdict})")
-    Console().print(table)
-    print(f"half the noise found out: {caught} of {len(CASES)}; largest proved/claimed: {max(ratios):.3f}")
-    if max(ratios) > 1 or caught < len(CASES):
+    console.print(table)
+    console.print(f"half the noise found out: {caught} of {len(CASES)}; largest proved/claimed: {max(ratios):.3f}")
+    return max(ratios) <= 1 and caught == len(CASES)
+
+
+def exactly(console: Console) -> bool:
+    """Prints the worst decoding steps that were found; whether none is above its claim."""
+    plan = mutants.plan()
+    title = f"Exact, by search: one of {plan.max_tokens} tokens at epsilon {plan.epsilon:g}, in nats"
+    columns = ("one token", "order", "charged", "worst found", "largest possible", "found / charged")
+    table = Table(*columns, title=title)
+    sound = True
+    for adjacency in ("swap", "add_remove"):
+        mechanism = mutants.made(TokenMechanism, adjacency)
+        for found in searched(mechanism):
+            limit = renyi.supremum(renyi.eta_of(mechanism), found.order)
+            sound &= found.divergence <= found.claim * (1 + 1e-9)
+            figures = (found.claim, found.divergence, limit)
+            table.add_row(adjacency, f"{found.order:g}", *(f"{figure:.5f}" for figure in figures), f"{found.ratio:.4f}")
+    console.print(table)
+    return sound
+
+
+def searched(mechanism: TokenMechanism) -> list[renyi.Found]:
+    """For each order the worst neighbours: colluders over several sets of tokens, then ascent from the worst."""
+    public = mutants.some_public()
+    places = np.arange(public.size)
+    sets = (places % 2 == 0, places == public.argmax(), places < public.size // 4)
+    pairs = [pair for pushed in sets for pair in renyi.cornered(mechanism, public, pushed)]
+    first = renyi.worst(mechanism, pairs)
+    return renyi.worst(mechanism, [*pairs, *(renyi.ascended(mechanism, found.pair, found.order) for found in first)])
+
+
+def mistakes(console: Console) -> bool:
+    """Prints which mutants are found out; whether all are, and no real mechanism is accused."""
+    table = Table("mechanism", "mistake", "looked at by", "found out", "the real one", title="Mutants")
+    sound = True
+    for mutant in mutants.MUTANTS:
+        found, accused = mutant.check(), mutant.real()
+        sound &= found is not None and accused is None
+        verdict = f"yes: {found}" if found else "NO"
+        table.add_row(
+            mutant.mechanism, mutant.mistake, mutant.by, verdict, f"ACCUSED: {accused}" if accused else "clear"
+        )
+    console.print(table)
+    return sound
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--share", type=float, default=1.0, help="of the usual number of draws")
+    share = options.parse_args().share
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    held = {
+        "every bound from below is under its claim, and half the noise is found out": from_below(share, console),
+        "no decoding step is above its charge": exactly(console),
+        "every mutant is found out, and no real mechanism accused": mistakes(console),
+    }
+    for claim, holds in held.items():
+        print(f"{'holds' if holds else 'FAILS'}: {claim}")
+    if not all(held.values()):
         raise SystemExit(1)
 
 
