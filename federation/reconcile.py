@@ -19,6 +19,7 @@ from federation.models import MECHANISMS, Inference, Node, Transport
 from federation.states import InferenceState
 from privacy.dp.accounting import nano_rdp_up
 from privacy.dp.cohort_plans import plan_of
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
 
 #: A report is stamped when it has arrived; what it says is older by no more than a probe's time-out.
@@ -51,10 +52,11 @@ def _spent(row: Inference, alphas: Mapping[str, float]) -> dict[str, int]:
         return {}
     plan, keys = plan_of(row.parameters), body["mechanism"].get("blocks") or [body["block"]["key"]]
     tokens = body["tokens"]
-    return {
-        key: nano_rdp_up(plan.rho_of(tokens), alphas[key]) if isinstance(plan, TextPlan) else plan.nano_at(alphas[key])
-        for key in keys
-    }
+    if isinstance(plan, TextPlan):
+        return {key: nano_rdp_up(plan.rho_of(tokens), alphas[key]) for key in keys}
+    if isinstance(plan, ConfidentChoicePlan) and body["mechanism"].get("withheld"):
+        return {key: plan.nano_of_check(alphas[key]) for key in keys}
+    return {key: plan.nano_at(alphas[key]) for key in keys}
 
 
 def compare(node: Node) -> list[Comparison]:
@@ -98,8 +100,8 @@ def reconcile() -> list[Comparison]:
                 node.status = {**node.status, "mismatch": mismatch}
                 node.save(update_fields=["status"])
                 for incident in incidents:
-                    details = {"node": node.pk, "block": incident.block}
-                    details |= {"reported": incident.reported, "proven": incident.proven}
+                    figures = {"reported": incident.reported, "proven": incident.proven}
+                    details = {"node": node.pk, "block": incident.block, **figures}
                     record(
                         Event(kind="ledger.mismatch", outcome="incident", hospital=node.hospital_id, details=details)
                     )

@@ -14,7 +14,8 @@ from django.db.models.functions import Cast
 
 from fdrouter.errors import BlockExhausted, InvalidParameter
 from privacy.dp import accounting, calibration, composition, curves, events
-from privacy.dp.cohort_plans import Plan, plan_of
+from privacy.dp.cohort_plans import KeywordsPlan, Plan, plan_of
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.events import Event
 from privacy.dp.text_plan import TextPlan
 from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope
@@ -29,10 +30,10 @@ class Line:
     nano: int
 
     def parts(self, alpha: float) -> list[tuple[Event, int]]:
-        """The releases as events to compose. Of a text, the tokens that were drawn are what was kept."""
-        if isinstance(self.plan, TextPlan):
+        """The releases as events to compose: of a text the tokens that were drawn, of a check what it let through."""
+        if isinstance(self.plan, TextPlan | ConfidentChoicePlan):
             rho = accounting.up(float(Fraction(self.nano) / accounting.NANO / Fraction(alpha)))
-            return [(events.of_rho(rho, adjacency=self.plan.adjacency), 1)] if rho else []
+            return [(events.of_rho(rho, adjacency=self.plan.event.adjacency), 1)] if rho else []
         return [(self.plan.event, self.count)]
 
 
@@ -137,8 +138,13 @@ def second_opinion(statement: Statement, alpha: float, delta: float) -> float | 
 
 
 def _exact(line: Line, alpha: float) -> list[tuple[Event, int]]:
-    """Events with a loss distribution. A text is as many exponential mechanisms as it has tokens, all of them."""
-    if isinstance(line.plan, TextPlan):
-        event, tokens = calibration.of_text_plan(line.plan.to_event())
+    """Events with a loss distribution, a bound from above: all tokens of a text, all histograms behind a check."""
+    plan = line.plan
+    if isinstance(plan, TextPlan):
+        event, tokens = calibration.of_text_plan(plan.to_event())
         return [(event, tokens * line.count)]
+    if isinstance(plan, KeywordsPlan):
+        return [(plan.pick, plan.picks * line.count)]
+    if isinstance(plan, ConfidentChoicePlan):
+        return [(plan.check_event, line.count), (plan.noise.event, line.count)]
     return line.parts(alpha)

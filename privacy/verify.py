@@ -15,6 +15,8 @@ from fdrouter.errors import DomainError
 from privacy import grants, limits, statement
 from privacy.dp import accounting, curves
 from privacy.dp.cohort_plans import Plan, plan_of
+from privacy.dp.confident_plans import ConfidentChoicePlan
+from privacy.dp.text_plan import TextPlan
 from privacy.dp.units import micro
 from privacy.models import Curve, Entry, EntryKind, LimitDocument, ReservationState, Scope, ScopeKind, Unit
 from privacy.statement import Statement
@@ -106,12 +108,23 @@ def _line_faults(scopes: dict[int, Scope]) -> Iterator[tuple[list[str], int]]:
             found.append(f"{where}: {-refunded} given back of {charged}")
         if state in (ReservationState.RESERVED, ReservationState.EXPIRED) and refunded:
             found.append(f"{where}: {state}, but {-refunded} was given back")
-        if state == ReservationState.SETTLED and refunded and event and event.get("mechanism") != "token_decoding":
-            found.append(f"{where}: {-refunded} given back of a release that is paid whole")
+        if state == ReservationState.SETTLED and refunded and event:
+            found += _refund_faults(where, scopes[scope_id], event, charged + refunded)
         if event is not None and (expected := _expected(scopes[scope_id], _key(event))) not in (None, charged):
             found.append(f"{where}: charged {charged}, its event costs {expected}")
         yield found, int(pk != last)
         last = pk
+
+
+def _refund_faults(where: str, scope: Scope, event: dict[str, Any], kept: int) -> list[str]:
+    """Whether a settled release may have given anything back: a text, or a choice whose check did not pass."""
+    plan = _plan(_key(event))
+    if isinstance(plan, TextPlan) or plan is None:
+        return []
+    if isinstance(plan, ConfidentChoicePlan) and scope.unit == Unit.NANO_RDP:
+        least = plan.nano_of_check(statement.order_of(scope)[0])
+        return [] if kept == least else [f"{where}: {kept} kept of a check that costs {least}"]
+    return [f"{where}: something was given back of a release that is paid whole"]
 
 
 def _key(event: dict[str, Any]) -> str:

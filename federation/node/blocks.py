@@ -20,6 +20,7 @@ from fdrouter.evidence import Event, record
 from privacy import ledger, statement
 from privacy.dp import accounting
 from privacy.dp.cohort_plans import Plan
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
 from privacy.dp.units import FEMTO, femto
 from privacy.ledger import Charge
@@ -149,9 +150,14 @@ def charge(scope: Scope, plan: Plan) -> Charge:
     return Charge(scope.pk, plan.nano_at(alpha))
 
 
-def spent(scope: Scope, plan: Plan, tokens: int) -> int:
-    """What was released costs in the block's units, rounded up: of a text the first ``tokens`` tokens, else all."""
+def spent(scope: Scope, plan: Plan, tokens: int, *, withheld: bool = False) -> int:
+    """What was released costs in the block's units, rounded up.
+
+    Of a text the first ``tokens`` tokens; of a choice that its check ``withheld`` the check alone; else all.
+    """
     alpha, _, _ = statement.order_of(scope)
+    if isinstance(plan, ConfidentChoicePlan) and withheld:
+        return plan.nano_of_check(alpha)
     if isinstance(plan, TextPlan):
         return accounting.nano_rdp_up(plan.rho_of(tokens), alpha)
     return plan.nano_at(alpha)
@@ -209,10 +215,10 @@ def covered(reservation: UUID) -> list[int]:
     return [number(scope) for scope in paying(reservation)]
 
 
-def settle(reservation: UUID, plan: Plan, tokens: int) -> dict[str, int]:
-    """Ends the reservation at what was released; returns what each block keeps charged, by the block's key."""
+def settle(reservation: UUID, plan: Plan, tokens: int, *, withheld: bool = False) -> dict[str, int]:
+    """Ends the reservation at what was released (:func:`spent`); returns what each block keeps, by the block's key."""
     scopes = paying(reservation)
-    kept = {scope.pk: spent(scope, plan, tokens) for scope in scopes}
+    kept = {scope.pk: spent(scope, plan, tokens, withheld=withheld) for scope in scopes}
     ledger.settle(reservation, kept)
     return {scope.key: kept[scope.pk] for scope in scopes}
 

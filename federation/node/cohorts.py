@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fdrouter.errors import InvalidParameter
 from federation.node import terms, votes
 from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan, Plan
+from privacy.dp.confident_plans import ConfidentChoicePlan
 
 KEYWORDS_SYSTEM = (
     "Answer the question in one short sentence, using the given keywords. Leave out keywords that do not fit."
@@ -30,7 +31,7 @@ def check(question: str, options: Sequence[str], plan: Plan) -> None:
         raise InvalidParameter(
             "A count matches words and cannot understand a negation: count those who have it instead.", field="messages"
         )
-    if isinstance(plan, ChoicePlan):
+    if isinstance(plan, ChoicePlan | ConfidentChoicePlan):
         lexemes = votes.lexemes(options)
         if not all(lexemes):
             bad = options[lexemes.index(set())]
@@ -57,10 +58,32 @@ def count(question: str, plan: CountPlan, blocks: Sequence[int]) -> str:
 
 def choice(question: str, options: Sequence[str], plan: ChoicePlan, blocks: Sequence[int]) -> str:
     """The noisy histogram, largest first, and whether its lead is more than the noise could make."""
-    noisy = plan.noise.release(votes.votes(question, options, blocks))
+    return _told(question, options, plan.band, plan.noise.release(votes.votes(question, options, blocks)))
+
+
+def confident_choice(
+    question: str, options: Sequence[str], plan: ConfidentChoicePlan, blocks: Sequence[int]
+) -> str | None:
+    """As :func:`choice` where enough records agree on one answer; None where they do not."""
+    found = votes.votes(question, options, blocks)
+    if not plan.passes(found[:-1]):
+        return None
+    return _told(question, options, plan.band, plan.noise.release(found))
+
+
+def withheld(question: str, plan: ConfidentChoicePlan) -> str:
+    """What is said where too few records agree."""
+    words = ", ".join(votes.matched_words(question))
+    return (
+        f"Fewer than about {plan.threshold} records agree on one of these answers, so nothing more is told, and"
+        f" most of what the records paid goes back to them. Asked were records by these words: {words}."
+    )
+
+
+def _told(question: str, options: Sequence[str], band: int, noisy: Sequence[int]) -> str:
     named = sorted(zip(noisy, [*options, NONE], strict=True), key=lambda pair: (-pair[0], pair[1]))
     (first, winner), (second, _) = named[0], named[1]
-    sure = "" if first - second > 2 * plan.band else ", but not by more than the noise may have made"
+    sure = "" if first - second > 2 * band else ", but not by more than the noise may have made"
     lines = [f"- {name}: about {max(0, found)} records" for found, name in named]
     words = votes.matched_words(question)
     which = f"at least half of these words: {', '.join(words)}" if len(words) > 1 else f"the word {words[0]}"
@@ -70,7 +93,7 @@ def choice(question: str, options: Sequence[str], plan: ChoicePlan, blocks: Sequ
             "",
             *lines,
             "",
-            f"The noise moves each number by at most {plan.band}, in 95 of 100 cases each. Asked were records that hold"
+            f"The noise moves each number by at most {band}, in 95 of 100 cases each. Asked were records that hold"
             f" {which}. A record that holds several of the answers counts as none.",
         ]
     )

@@ -19,18 +19,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp import across_plans
-from privacy.dp.accounting import check_delta, check_epsilon, is_whole, nano_rdp_up, rho_of_epsilon, up
+from privacy.dp import across_plans, confident_plans
+from privacy.dp.accounting import is_whole, nano_rdp_up, rho_of_epsilon, up
 from privacy.dp.across_plans import AcrossPlan
-from privacy.dp.bounds import ADJACENCY, CONFIDENCE, DEFAULT_EPSILON
+from privacy.dp.bounds import ADJACENCY, CONFIDENCE, delta_of, epsilon_of
+from privacy.dp.bounds import DEFAULT_EPSILON as DEFAULT_EPSILON
 from privacy.dp.bounds import LEAST_EPSILON as LEAST_EPSILON
 from privacy.dp.bounds import OPTIONS as OPTIONS
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.curves import nano_divergence
 from privacy.dp.events import Event
 from privacy.dp.mechanisms import NoisyHistogram, Selection
 from privacy.dp.release_plans import ReleasePlan, plan_of_release
 from privacy.dp.releases import DiscreteLaplace, Exponential, Zcdp
-from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON, TextPlan, plan_of_event
+from privacy.dp.text_plan import TextPlan, plan_of_event
 
 PICKS = (1, 8)
 DEFAULT_PICKS = 4
@@ -123,6 +125,11 @@ class KeywordsPlan:
         return up(self.picks * Exponential(2 / self.scale).rho)
 
     @property
+    def pick(self) -> Event:
+        """One draw."""
+        return Event(Exponential(2 / self.scale), adjacency="swap")
+
+    @property
     def selection(self) -> Selection:
         """Draws the words; one pick costs its event."""
         return Selection(self.scale, picks=self.picks, adjacency="swap")
@@ -146,7 +153,7 @@ class KeywordsPlan:
 
 
 #: The whole privacy cost of one request, and the public parameters that it follows from.
-QueryPlan = TextPlan | CountPlan | ChoicePlan | KeywordsPlan | AcrossPlan
+QueryPlan = TextPlan | CountPlan | ChoicePlan | ConfidentChoicePlan | KeywordsPlan | AcrossPlan
 #: What a block may pay for: a request, or a release that is asked without end.
 Plan = QueryPlan | ReleasePlan
 
@@ -164,14 +171,14 @@ def _record(plan: CountPlan | ChoicePlan | KeywordsPlan, parameters: dict[str, A
 
 def plan_count(*, epsilon: float | None = None) -> CountPlan:
     """Raises :class:`InvalidParameter` for an epsilon out of range."""
-    epsilon = _epsilon(epsilon, "count")
+    epsilon = epsilon_of(epsilon, DEFAULT_EPSILON["count"])
     scale = _MARGIN / epsilon
     return CountPlan(epsilon, scale, NoisyHistogram("discrete_laplace", scale, "add_remove").error_band(CONFIDENCE))
 
 
 def plan_choice(*, options: int, epsilon: float | None = None, delta: float | None = None) -> ChoicePlan:
     """Raises :class:`InvalidParameter` for a value out of range."""
-    epsilon, delta = _epsilon(epsilon, "choice"), _delta(delta)
+    epsilon, delta = epsilon_of(epsilon, DEFAULT_EPSILON["choice"]), delta_of(delta)
     _between(options, "options", OPTIONS)
     sigma = 1 / math.sqrt(rho_of_epsilon(epsilon, delta)) * _MARGIN
     band = NoisyHistogram("discrete_gaussian", sigma, "swap").error_band(CONFIDENCE)
@@ -182,24 +189,13 @@ def plan_keywords(
     *, terms: str = DEFAULT_TERMS, epsilon: float | None = None, delta: float | None = None, picks: int | None = None
 ) -> KeywordsPlan:
     """Raises :class:`InvalidParameter` for a value out of range."""
-    epsilon, delta = _epsilon(epsilon, "keywords"), _delta(delta)
+    epsilon, delta = epsilon_of(epsilon, DEFAULT_EPSILON["keywords"]), delta_of(delta)
     picks = DEFAULT_PICKS if picks is None else picks
     _between(picks, "picks", PICKS)
     if not 1 <= len(terms) <= 80:
         raise InvalidParameter("terms must name a word list.", field="terms")
     scale = math.sqrt(picks / (2 * rho_of_epsilon(epsilon, delta))) * _MARGIN
     return KeywordsPlan(epsilon, delta, picks, scale, terms)
-
-
-def _epsilon(value: float | None, name: str) -> float:
-    epsilon = check_epsilon(DEFAULT_EPSILON[name] if value is None else value, high=MAX_EPSILON)
-    if epsilon < LEAST_EPSILON:
-        raise InvalidParameter(f"epsilon must be at least {LEAST_EPSILON:g}.", field="epsilon", low=LEAST_EPSILON)
-    return epsilon
-
-
-def _delta(value: float | None) -> float:
-    return check_delta(DEFAULT_DELTA if value is None else value, high=MAX_DELTA)
 
 
 def _between(value: int, field: str, bounds: tuple[int, int]) -> None:
@@ -226,6 +222,8 @@ def plan_of(event: dict[str, Any]) -> Plan:
             plan = plan_keywords(
                 terms=event["terms"], epsilon=event["epsilon"], delta=event["delta"], picks=event["picks"]
             )
+        elif name == confident_plans.NAME:
+            plan = confident_plans.plan_of_event(event)
         elif (released := plan_of_release(event)) is not None:
             plan = released
         elif name in across_plans.NAMES:
