@@ -34,6 +34,7 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.Unauthenticated: 401,
     errors.PolicyDenied: 403,
     errors.NotFound: 404,
+    errors.NothingReleased: 404,
     errors.Conflict: 409,
     errors.IdempotencyConflict: 409,
     errors.Cancelled: 409,
@@ -104,7 +105,20 @@ def openai_response(error: errors.DomainError) -> HttpResponse:
     response = HttpResponse(_encode(openai_error(error)), status=status, content_type="application/json")
     if status == 401:
         response["WWW-Authenticate"] = "Bearer"
+    for name, value in waiting(error).items():
+        response[name] = value
     return response
+
+
+def waiting(error: errors.DomainError) -> dict[str, str]:
+    """Headers of a refusal that time may cure: when, and that OpenAI's clients need not try before.
+
+    A quota that nobody can say the reset of (or that is too small even when full) has the second one only.
+    """
+    if not isinstance(error, errors.QuotaSpent):
+        return {}
+    seconds = error.details.get("retry_after")
+    return {"x-should-retry": "false"} | ({"Retry-After": str(seconds)} if isinstance(seconds, int) else {})
 
 
 def method_not_allowed(*allowed: str) -> HttpResponse:
@@ -124,7 +138,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
         request.accepted_renderer = JSONRenderer()  # whatever the view gives when all is well
     if (error := as_domain_error(exc)) is not None:
         set_rollback()
-        return _problem_response(problem(error), status_of(error))
+        return _problem_response(problem(error), status_of(error), waiting(error))
     response = drf_exception_handler(exc, context)
     if response is None:
         set_rollback()

@@ -20,9 +20,11 @@ from accounts.principals import Principal
 from fdrouter import crypto
 from fdrouter.errors import DomainError, NotFound, PolicyDenied
 from fdrouter.evidence import Event, record
+from federation import across, offers
 from federation.asks import Ask
 from federation.database import in_thread
 from federation.models import Kind
+from federation.offers import Wish
 from privacy import ledger, quotas
 from privacy.quotas import QuotaScopes
 
@@ -165,7 +167,9 @@ def refuse(prepared: Prepared, scope_id: int) -> DomainError:
                 details={"scope": scope_id, "kind": prepared.ask.kind.value, "epsilon_micro": prepared.epsilon_micro},
             )
         )
-    return error
+    ask = prepared.ask
+    wish = Wish(kind=ask.kind, plan=ask.plan, question=ask.question, options=ask.options, hospitals=ask.hospitals)
+    return offers.extend(error, principal, wish)
 
 
 async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bool = False) -> Prepared:
@@ -186,13 +190,16 @@ async def prepare(actors: Actors, credential: Credential, ask: Ask, *, fresh: bo
         raise PolicyDenied(policies=list(decision.policies), kind=ask.kind.value, purpose=ask.purpose)
     if ask.hospitals and ask.kind is not Kind.GENERAL:
         await in_thread(_check_hospitals)(ask.hospitals)
+    if ask.across:
+        ask = await in_thread(across.resolve)(ask)
     content: dict[str, Any] = {"messages": ask.messages, "temperature": ask.temperature, "max_tokens": ask.max_tokens}
     if ask.options:
         content["options"] = ask.options
-    payload = _encode(content)
     plan = ask.plan.to_event() if ask.plan else None
-    digest = crypto.fingerprint("request", _identity(ask, plan, payload))
-    return Prepared(uuid.uuid4(), credential, actor, ask, decision, payload, digest)
+    digest = crypto.fingerprint("request", _identity(ask, plan, _encode(content)))
+    if ask.chosen:  # after the digest: the same request with its kind named is the same request
+        content["chosen"] = ask.chosen.why
+    return Prepared(uuid.uuid4(), credential, actor, ask, decision, _encode(content), digest)
 
 
 def _identity(ask: Ask, plan: dict[str, Any] | None, payload: bytes) -> bytes:

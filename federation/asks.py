@@ -6,14 +6,18 @@ import asyncio
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accounts.policy import PURPOSES
-from fdrouter.errors import InvalidParameter
-from federation.models import MECHANISMS, Kind
+from fdrouter.errors import InvalidParameter, PushTooSmall
+from federation import choosing
+from federation.choosing import Chosen
+from federation.models import ACROSS, MECHANISMS, Kind
+from privacy.dp.accounting import check_delta
+from privacy.dp.across_plans import HOSPITALS, plan_choice_across, plan_count_across
 from privacy.dp.cohort_plans import OPTIONS, Plan, plan_choice, plan_count, plan_keywords
-from privacy.dp.text_plan import plan_text
+from privacy.dp.text_plan import MAX_DELTA, plan_text
 
 MAX_PROMPT_BYTES = 32 * 1024
 MAX_OPTION = 80
@@ -27,8 +31,10 @@ _ROLES = ("system", "user", "assistant")
 class Ask:
     """A valid request. ``plan`` is there for kinds over many records and holds the whole privacy cost.
 
-    ``options`` are the answers that ``cohort.choice`` chooses between. An empty ``purpose`` stands for the usual one of
-    the person's role.
+    ``options`` are the answers that ``cohort.choice`` (or ``cohort.released``, if given) chooses between. An empty
+    ``purpose`` stands for the usual one of the person's role. ``chosen`` says why this kind answers, where the asker
+    left the choice to us; it is no part of what makes a request the same as another one. ``across``: several hospitals
+    answer together; who they are is settled at admission (:func:`federation.across.resolve`).
     """
 
     kind: Kind
@@ -44,11 +50,13 @@ class Ask:
     idempotency_key: str | None = None
     plan: Plan | None = None
     options: tuple[str, ...] = ()
+    chosen: Chosen | None = None
+    across: bool = False
 
     @property
     def question(self) -> str:
         """The last message of the user."""
-        return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+        return question_of(self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,7 @@ class PrivacyOptions:
     top_k: Any = None
     options: Any = None
     picks: Any = None
+    across: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,21 +88,28 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
     """
     if privacy.extra:
         raise InvalidParameter(f"Unknown privacy option: {sorted(privacy.extra)[0][:40]}.", field="privacy")
+    checked = _messages(messages)
+    chosen = choose(privacy, question_of(checked))
+    privacy = settled(privacy, chosen)
     kind = _kind(privacy.kind)
     hospitals = _hospitals(privacy.hospitals)
     max_tokens = _whole("max_tokens", sampling.get("max_tokens"), 1, MAX_ANSWER_TOKENS)
     if privacy.max_tokens is not None:
         max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
-    options = _options(privacy.options) if kind is Kind.COHORT_CHOICE else ()
-    _check_unused(kind, privacy)
-    plan = plan_for(kind, privacy, max_tokens, len(options)) if kind.is_cohort else None
+    choosing_between = kind is Kind.COHORT_CHOICE or (kind is Kind.COHORT_RELEASED and privacy.options is not None)
+    options = _options(privacy.options) if choosing_between else ()
+    across = _across(kind, privacy.across)
+    _check_unused(kind, replace(privacy, delta=None) if across else privacy)
+    plan = planned(kind, privacy, max_tokens, len(options), question_of(checked)) if kind.is_cohort else None
+    if across:
+        plan = _plan_across(kind, privacy, len(options))
     patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
     if (kind is Kind.CHART) != bool(patient):
         raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
     return Ask(
         kind=kind,
         model=_text("model", model, 120, empty=False),
-        messages=_messages(messages),
+        messages=checked,
         purpose=_purpose(privacy.purpose),
         channel=channel,
         stream=bool(stream),
@@ -104,12 +120,70 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         idempotency_key=_text("privacy.idempotency_key", _or_empty(privacy.idempotency_key), 200) or None,
         plan=plan,
         options=options,
+        chosen=chosen,
+        across=across,
     )
+
+
+def _across(kind: Kind, value: Any) -> bool:
+    if value is None or value is False:
+        return False
+    if value is not True:
+        raise InvalidParameter("across must be true or false.", field="privacy.across")
+    if kind not in ACROSS:
+        raise InvalidParameter(
+            f"Several hospitals together answer the kinds {', '.join(ACROSS)}.", field="privacy.across"
+        )
+    return True
+
+
+def _plan_across(kind: Kind, privacy: PrivacyOptions, options: int) -> Plan:
+    """The claim, with the noise of the fewest hospitals: how many answer is settled at admission."""
+    claim: dict[str, Any] = {"hospitals": HOSPITALS[0]}
+    for name in ("epsilon", "delta"):
+        if (value := getattr(privacy, name)) is not None:
+            claim[name] = _number(f"privacy.{name}", value, -math.inf, math.inf, 0.0)
+    return plan_count_across(**claim) if kind is Kind.COHORT_COUNT else plan_choice_across(**claim, options=options)
+
+
+def question_of(messages: Sequence[Mapping[str, str]]) -> str:
+    """The last message of the user among checked ones."""
+    return next(m["content"] for m in reversed(messages) if m["role"] == "user")
+
+
+def choose(privacy: PrivacyOptions, question: str) -> Chosen | None:
+    """The kind for a request that leaves it open (``kind`` is ``cohort``); ``None`` where one was named."""
+    if privacy.kind != choosing.AUTO:
+        return None
+    options = _options(privacy.options) if privacy.options else ()
+    given = [name for name in ("picks", "contexts", "top_k") if getattr(privacy, name) is not None]
+    return choosing.choose(question, options, given)
+
+
+def settled(privacy: PrivacyOptions, chosen: Chosen | None) -> PrivacyOptions:
+    """The options as if the chosen kind had been named. A count spends no delta, so any bound on it is kept."""
+    if chosen is None:
+        return privacy
+    if chosen.kind == Kind.COHORT_COUNT and privacy.delta is not None:
+        check_delta(_number("privacy.delta", privacy.delta, -math.inf, math.inf, 0.0), high=MAX_DELTA)
+        privacy = replace(privacy, delta=None)
+    return replace(privacy, kind=chosen.kind, options=privacy.options or None)
+
+
+def planned(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options: int, question: str) -> Plan:
+    """:func:`plan_for`, with offers on other kinds beside those of the plan where the records could not be heard."""
+    try:
+        return plan_for(kind, privacy, max_tokens, options)
+    except PushTooSmall as error:
+        cheaper = choosing.choose(question).kind
+        others = [{"kind": name} for name in (cheaper, Kind.GENERAL.value) if name != kind]
+        error.details = {**error.details, "try": [*error.details.get("try", ()), *others]}
+        raise
 
 
 async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:
     """:func:`make` for an event loop: planning a privacy cost takes some 20 ms, which other requests must not wait."""
-    if isinstance(privacy.kind, str) and privacy.kind in MECHANISMS:
+    if isinstance(privacy.kind, str) and (privacy.kind in MECHANISMS or privacy.kind == choosing.AUTO):
         return await asyncio.to_thread(make, privacy=privacy, **rest)
     return make(privacy=privacy, **rest)
 
@@ -120,6 +194,7 @@ _PARAMETERS: dict[Kind, tuple[str, ...]] = {
     Kind.COHORT_CHOICE: ("epsilon", "delta", "options"),
     Kind.COHORT_KEYWORDS: ("epsilon", "delta", "picks"),
     Kind.COHORT_TEXT: ("epsilon", "delta", "contexts", "top_k"),
+    Kind.COHORT_RELEASED: ("options",),
 }
 
 
@@ -128,9 +203,11 @@ def _check_unused(kind: Kind, privacy: PrivacyOptions) -> None:
     used = _PARAMETERS.get(kind, ())
     for name in ("epsilon", "delta", "contexts", "top_k", "options", "picks"):
         value = getattr(privacy, name)
-        nothing = value is None or (not used and name in ("epsilon", "delta") and value in (0, 0.0))
+        cost = name in ("epsilon", "delta") and not kind.is_cohort
+        nothing = value is None or (cost and value in (0, 0.0))
         if name not in used and not nothing:
-            why = "has no privacy cost: leave epsilon out" if not used else f"does not take {name}"
+            free = not kind.is_cohort and (cost or not used)
+            why = "has no privacy cost: leave epsilon out" if free else f"does not take {name}"
             raise InvalidParameter(f"The kind {kind} {why}.", field=f"privacy.{name}")
 
 
@@ -177,7 +254,7 @@ def _kind(value: Any) -> Kind:
     try:
         return Kind(Kind.GENERAL if value is None or value == "" else value)
     except ValueError:
-        known = ", ".join(Kind.values)
+        known = ", ".join([*Kind.values, choosing.AUTO])
         raise InvalidParameter(f"Unknown kind. Kinds are: {known}.", field="privacy.kind") from None
 
 

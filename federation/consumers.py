@@ -12,7 +12,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from accounts.signed_in import still_signed_in
 from fdrouter import api
 from fdrouter.errors import DomainError, InvalidParameter
-from federation import asks, inference, selectors
+from federation import asks, inference, offers, selectors
 from federation.admission import Credential
 from federation.asks import Ask, PrivacyOptions
 from federation.database import in_thread
@@ -115,6 +115,9 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
     async def _follow(self, request_id: uuid.UUID) -> None:
         try:
             async for frame, data in inference.service().follow(request_id):
+                if frame is Frame.FAILED:
+                    error = await in_thread(offers.after_end)(inference.error_of(data), request_id)
+                    data = {**data, "details": inference.without_end(error.details)}
                 await self.send_json(_message(request_id, frame, data))
         except Exception as error:
             if (known := api.as_domain_error(error)) is None:
@@ -152,6 +155,7 @@ def _accepted(request_id: uuid.UUID, ask: Ask) -> dict[str, Any]:
         "type": "accepted",
         "id": str(request_id),
         "kind": ask.kind.value,
+        "chosen": {"kind": ask.kind.value, "why": ask.chosen.why} if ask.chosen else None,
         "epsilon": ask.plan.epsilon if ask.plan else 0.0,
         "delta": ask.plan.delta if ask.plan else 0.0,
         "expected_seconds": expected_seconds(ask.kind, ask.plan),

@@ -22,7 +22,7 @@ from django.conf import settings
 from psycopg.types.json import Jsonb
 
 from fdrouter import crypto
-from federation import frames, outcome
+from federation import across, frames, outcome
 from federation.batching import BATCH, Batcher, resolve
 from federation.database import Reconnecting
 from federation.frames import Frame
@@ -51,6 +51,11 @@ _RELEASED = (
     "SELECT DISTINCT ON (request_digest) request_digest, node_id FROM federation_inference"
     " WHERE request_digest = ANY(%s) AND state = 'done' AND kind LIKE 'cohort.%%' AND node_id IS NOT NULL"
     " ORDER BY request_digest, finished_at"
+)
+_RELEASED_TOGETHER = (
+    "SELECT id, answer, receipt FROM federation_inference WHERE request_digest = %s AND state = 'done'"
+    " AND kind LIKE 'cohort.%%' AND receipt ? 'shares' AND NOT receipt #> '{body,mechanism}' ? 'repeat_of'"
+    " ORDER BY finished_at LIMIT 1"
 )
 _ACTOR = (
     "SELECT m.role, m.hospital_id, d.code FROM accounts_membership m"
@@ -92,7 +97,8 @@ class Claimed:
     def demand(self) -> Demand:
         """The row as the planner sees it."""
         hospitals = frozenset(self.hospitals)
-        return Demand(str(self.id), self.model, hospitals, self.kind != Kind.GENERAL, home=self.home)
+        released = self.kind == Kind.COHORT_RELEASED
+        return Demand(str(self.id), self.model, hospitals, self.kind != Kind.GENERAL, self.home, released)
 
 
 @dataclass(slots=True)
@@ -159,6 +165,7 @@ class Dispatcher:
 
     async def _plan(self, rows: list[Claimed]) -> dict[str, str | None]:
         """Assigns the batch and records the routes. A row that was at a node before goes back to it: it remembers."""
+        rows = [r for r in rows if not across.is_across(r.parameters)]  # these go to several nodes, which are named
         bound = {str(r.id): r.node_id for r in rows if r.node_id and r.kind != Kind.GENERAL}
         bound = await self._released_at([r for r in rows if r.kind in MECHANISMS]) | bound
         planned: dict[str, str | None] = dict(bound)
@@ -200,6 +207,8 @@ class Dispatcher:
             return Ending(row, InferenceState.CANCELLED, charged=row.attempt > 1, code="cancelled")
         if row.attempt > settings.MAX_ATTEMPTS:
             return Ending(row, InferenceState.FAILED, charged=True, code="node_failed", details={"reason": "lost"})
+        if across.is_across(row.parameters):
+            return await self._together(row)
         tried: set[str] = set()
         failure = CallFailed("no_node", sent=row.attempt > 1)
         while node_id is not None:
@@ -209,7 +218,7 @@ class Dispatcher:
                 return Ending(row, InferenceState.DONE, not answer.repeated, answer, node=self._network.label(node_id))
             except CallFailed as error:
                 failure = error
-            if failure.sent or failure.code not in ("no_node", "block_exhausted"):
+            if failure.sent or failure.code not in ("no_node", "block_exhausted", "nothing_released"):
                 break
             if row.attempt > 1 and row.kind != Kind.GENERAL:
                 break  # an earlier attempt may have been answered there: another hospital must not be asked as well
@@ -219,6 +228,26 @@ class Dispatcher:
         charged = failure.sent or (row.attempt > 1 and row.kind != Kind.GENERAL)
         label = self._network.label(node_id) if node_id else None
         return Ending(row, InferenceState.FAILED, charged, code=failure.code, details=failure.details, node=label)
+
+    async def _together(self, row: Claimed) -> Ending:
+        """Several hospitals' answer; or an earlier one to the very same request, for nothing."""
+        payload = await self._payload(row, row.hospitals[0])
+        question = across.Question(row.id, row.kind, row.model, row.hospitals, row.request_digest.hex(), payload)
+        for pk, sealed, receipt in await self._lease_db.fetch(_RELEASED_TOGETHER, (row.request_digest,)):
+            text = crypto.unseal("answer", pk.bytes, sealed).decode()
+            if (again := across.repeated(question, pk, text, receipt)) is not None:
+                return Ending(row, InferenceState.DONE, charged=False, answer=again)
+        try:
+            answer = await across.answer(
+                self._gateway,
+                self._network,
+                question,
+                lambda text: self._tell(row, Frame.PROGRESS, {"text": text, "node": None}),
+            )
+        except CallFailed as error:
+            charged = error.sent or row.attempt > 1
+            return Ending(row, InferenceState.FAILED, charged, code=error.code, details=error.details)
+        return Ending(row, InferenceState.DONE, charged=True, answer=answer)
 
     def _alternative(self, row: Claimed, tried: set[str]) -> str | None:
         candidates = [c for c in self._network.candidates() if c.node not in tried]
@@ -257,6 +286,7 @@ class Dispatcher:
 
     async def _payload(self, row: Claimed, hospital: str) -> dict[str, Any]:
         request = frames.decode_json(crypto.unseal("request", row.id.bytes, row.request))
+        request.pop("chosen", None)  # a word to the asker
         payload: dict[str, Any] = {"kind": row.kind, "model": row.model, **request}
         if row.kind == Kind.GENERAL and not self._network.has_records(hospital):
             return payload
@@ -390,6 +420,7 @@ def _last_frame(ending: Ending, left: dict[str, int]) -> tuple[Frame, Any]:
         return Frame.FAILED, {"id": str(row.id), "state": ending.state.value, "code": ending.code, "details": details}
     answer = ending.answer
     privacy = outcome.claim(row.kind, answer.receipt, row.epsilon_micro, row.delta)
+    privacy["chosen"] = outcome.chosen_of(row.kind, row.id, row.request)
     privacy["remaining"] = {
         "user": left.get(row.quota_keys[0], 0) / quotas.MICRO,
         "department": left.get(row.quota_keys[1], 0) / quotas.MICRO,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -268,6 +268,11 @@ def error_of(failure: dict[str, Any]) -> DomainError:
     error = errors.from_code(failure["code"], failure["message"], failure["details"])
     error.details = {**error.details, "charged": failure["charged"], "id": failure["id"]}
     return error
+
+
+def without_end(details: Mapping[str, Any]) -> dict[str, Any]:
+    """An error's details without what a failure says by itself, and :func:`error_of` had put among them."""
+    return {name: value for name, value in details.items() if name not in ("charged", "id")}
 
 
 def cancel_now(request_id: uuid.UUID, user_id: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from django.db import connection
 
@@ -29,8 +31,20 @@ def claim(kind: str, receipt: dict[str, Any] | None, epsilon_micro: int, delta: 
         "unit": UNIT if private else None,
         "adjacency": mechanism.get("adjacency") if private else None,
         "mechanism": mechanism.get("name") if private else None,
+        "hospitals": body.get("hospitals"),
         "receipt": receipt,
     }
+
+
+def chosen_of(kind: str, request_id: UUID, request: bytes | memoryview | None) -> dict[str, str] | None:
+    """``{"kind", "why"}`` where the asker had left the kind open; ``None`` where it was named or cannot be read."""
+    if kind not in MECHANISMS or request is None:
+        return None
+    try:
+        why = json.loads(crypto.unseal("request", request_id.bytes, bytes(request))).get("chosen")
+    except crypto.Unreadable:
+        return None
+    return {"kind": kind, "why": why} if why else None
 
 
 def block_left(receipt: dict[str, Any] | None) -> float | None:
@@ -69,6 +83,7 @@ def answer_of(row: Inference) -> str:
 def result_of(row: Inference) -> dict[str, Any]:
     """The dictionary of a DONE frame."""
     privacy = claim(row.kind, row.receipt, row.epsilon_micro, row.delta)
+    privacy["chosen"] = chosen_of(row.kind, row.pk, row.request)
     privacy["remaining"] = remaining_of(row)
     return {
         "id": str(row.pk),

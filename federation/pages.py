@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from accounts.models import CareRelation
 from accounts.policy import PURPOSES
 from accounts.principals import Principal
-from fdrouter import errors
-from fdrouter.errors import DomainError
-from federation import quotes, selectors
+from federation import offers, selectors
+from federation.answering import FORMS, IN_A_SENTENCE, Form, form_of
 from federation.asks import MAX_PROMPT_BYTES
+from federation.choosing import AUTO
 from federation.models import MECHANISMS, Kind
 from federation.states import InferenceState
-from privacy.dp import cohort_plans as plans
+from federation.troubles import TROUBLES
 from privacy.dp.text_plan import DEFAULT_EPSILON, MAX_EPSILON
 from privacy.models import Reservation, ReservationState
 
@@ -80,38 +81,9 @@ TABS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One way to answer over many records, cheapest first as the page lists them. ``words`` say what one gets."""
-
-    kind: Kind
-    label: str
-    words: str
-    icon: str
-
-    @property
-    def slug(self) -> str:
-        return self.kind.value.replace(".", "-")
-
-    @property
-    def usual(self) -> float:
-        """The usual privacy cost; a text's has a control of its own."""
-        return plans.DEFAULT_EPSILON.get(MECHANISMS[self.kind], DEFAULT_EPSILON)
-
-
-FORMS = (
-    Form(Kind.COHORT_COUNT, "A number", "how many records match", "sum"),
-    Form(Kind.COHORT_CHOICE, "One of my answers", "you name the answers, the records vote", "list-check"),
-    Form(Kind.COHORT_KEYWORDS, "Keywords", "common words, then a sentence from them", "tags"),
-    Form(Kind.COHORT_TEXT, "Free text", "costs most", "writing"),
-)
-#: Beginnings of a question that a cheaper form answers, for the page's hint.
-COUNTS = r"^\s*(how many|what number|what share|what proportion|count)\b"
-
-
-def form_of(name: str) -> Kind:
-    """The kind that a form's name stands for; free text for any other name."""
-    return next((form.kind for form in FORMS if form.kind.value == name), Kind.COHORT_TEXT)
+def asks_records(principal: Principal) -> bool:
+    """Whether the policy lets this person ask over many records at all, and so whether a privacy budget is of use."""
+    return any(kind.is_cohort for kind in selectors.purposes_by_kind(principal))
 
 
 PRESETS = (2.0, DEFAULT_EPSILON, 5.0)  # below 2 a text is cut within a few words (measured)
@@ -124,7 +96,7 @@ class Costs:
     ``chosen`` is ``None`` where nothing fits; ``nothing`` then says why. ``custom``: it is none of the presets.
     """
 
-    presets: tuple[quotes.Offer, ...]
+    presets: tuple[offers.Offer, ...]
     chosen: float | None
     least: float
     nothing: str = ""
@@ -137,7 +109,7 @@ class Costs:
 
 def costs(principal: Principal, wanted: float = DEFAULT_EPSILON) -> Costs:
     """The wanted amount where it fits what is left; otherwise the largest preset that does, or else what is left."""
-    found = quotes.offers(principal, PRESETS)
+    found = offers.offers(principal, PRESETS)
     if found.largest is None:
         return Costs(found.offers, None, found.least, found.obstacle)
     if wanted <= found.largest:
@@ -160,8 +132,9 @@ class Composer:
     purposes: list[tuple[str, str]]
     purpose: str
     costs: Costs | None
-    form: Kind = Kind.COHORT_TEXT
+    form: str = AUTO
     forms: tuple[Form, ...] = FORMS
+    options: str = ""
     max_bytes: int = MAX_PROMPT_BYTES
 
     @property
@@ -169,7 +142,7 @@ class Composer:
         """What the page's script has to know."""
         return {
             "placeholders": {tab.kind.value: tab.placeholder for tab in self.tabs},
-            "counts": COUNTS,
+            "forms": IN_A_SENTENCE,
             "troubles": {code: asdict(known) for code, known in TROUBLES.items()},
         }
 
@@ -181,6 +154,8 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
     usable = [code for code in PURPOSES if any(code in codes for codes in allowed.values())]
     asked = again.row.kind if again else kind
     wanted = Kind.COHORT_TEXT.value if asked in MECHANISMS else asked
+    cost = again.epsilon if again else None  # the same cost as well: only then it is the same request, told again
+    text_cost = cost if asked == Kind.COHORT_TEXT else None
     return Composer(
         tabs=tabs,
         kind=next((tab.kind for tab in tabs if tab.kind == wanted), tabs[0].kind if tabs else None),
@@ -188,80 +163,14 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
         patients=list(selectors.patients_in_care(principal)) if Kind.CHART in allowed else [],
         patient=again.row.patient_reference if again else "",
         sources=selectors.sources(principal),
-        form=form_of(asked),
+        form=form_of(AUTO if again and again.why else asked),
+        forms=tuple(replace(form, wanted=cost) if form.kind == asked else form for form in FORMS),
+        options="\n".join(again.options) if again else "",
         chosen_sources=list(again.row.hospitals) if again else [],
         purposes=[(code, PURPOSES[code]) for code in usable],
         purpose=purpose if purpose in usable else next(iter(usable), ""),
-        costs=costs(principal, (again and again.epsilon) or DEFAULT_EPSILON) if Kind.COHORT_TEXT in allowed else None,
+        costs=costs(principal, text_cost or DEFAULT_EPSILON) if Kind.COHORT_TEXT in allowed else None,
     )
-
-
-# --- what went wrong, and what to do next -------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A next step as a button: ``action`` for the page's script, ``href`` where there is none."""
-
-    label: str
-    action: str
-    href: str
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A refusal or failure in words. ``why`` is empty in the table and filled from the error."""
-
-    title: str
-    steps: tuple[Step, ...] = ()
-    why: str = ""
-    charged: bool | None = None
-
-
-_HOME = "/"
-_GENERAL = Step("Ask the model without records", "kind", "/?kind=general", Kind.GENERAL.value)
-_RETRY = Step("Try again", "retry", _HOME)
-_BUDGET = Step("See my budget", "link", "/budget")
-_EDIT = Step("Change the question", "edit", _HOME)
-TROUBLES: dict[str, Trouble] = {
-    "quota_spent": Trouble("Not enough budget left today", (_GENERAL, _BUDGET)),
-    "block_exhausted": Trouble("These records have no privacy budget left", (_GENERAL, _BUDGET)),
-    "claim_missing": Trouble("This hospital cannot say what this answer would promise", (_GENERAL,)),
-    "push_too_small": Trouble("This cost is too low for the records to speak"),
-    "policy_denied": Trouble("The access policy does not allow this", (Step("Change the purpose", "purpose", _HOME),)),
-    "invalid_parameter": Trouble("Something in the request is not right", (_EDIT,)),
-    "payload_too_large": Trouble("The question is too long", (_EDIT,)),
-    "not_found": Trouble("This could not be found", (_EDIT,)),
-    "no_node": Trouble("No hospital can answer right now", (_RETRY, _GENERAL)),
-    "node_failed": Trouble("No answer came back", (_RETRY, _GENERAL)),
-    "node_timeout": Trouble("No answer in time", (_RETRY, Step("Look in the history", "link", "/history"))),
-    "dependency_unavailable": Trouble("A part of the system is not reachable", (_RETRY,)),
-    "idempotency_conflict": Trouble("This question was sent before", (_RETRY,)),
-    "unauthenticated": Trouble("Your session has ended", (Step("Sign in again", "link", "/sign-in?next=/"),)),
-    "cancelled": Trouble("Stopped", (_RETRY, _EDIT)),
-    "unknown": Trouble("The request failed", (_RETRY,)),
-}
-
-
-def trouble(error: DomainError, *, charged: bool | None = None) -> Trouble:
-    """The words and next steps for an error. Offers that the error itself makes come first."""
-    known = TROUBLES.get(error.code, TROUBLES["unknown"])
-    steps = known.steps
-    if error.code == "quota_spent" and error.details.get("unit") == "requests":
-        steps = (_BUDGET,)  # the model without records would count as a request too
-    offers = [offer["epsilon"] for offer in error.details.get("try", ()) if "epsilon" in offer]
-    better = tuple(Step(f"Use privacy cost {value:g}", "epsilon", _HOME, f"{value:g}") for value in offers)
-    return Trouble(known.title, (*better, *steps), error.message, charged)
-
-
-def trouble_of(found: selectors.Request) -> Trouble | None:
-    """What a request's page says when it ended without an answer."""
-    row = found.row
-    if row.state == InferenceState.CANCELLED:
-        return Trouble("Stopped", (), "The request was stopped before it had an answer.", found.cost > 0)
-    if row.state != InferenceState.FAILED:
-        return None
-    details = {name: value for name, value in row.details.items() if name != "charged"}
-    return trouble(errors.from_code(row.reason, None, details), charged=found.cost > 0)
 
 
 # --- a request's receipt and its course ---------------------------------------------------------------------------
@@ -283,6 +192,22 @@ def blocks(principal: Principal, left: Mapping[str, float]) -> list[tuple[str, f
     """(hospital's name, epsilon left in its block) for the hospitals of a quote."""
     names = {source.code: source.name for source in selectors.sources(principal)}
     return [(names.get(code, code), amount) for code, amount in left.items()]
+
+
+def share(principal: Principal, parts: Mapping[str, float]) -> str:
+    """How much of which hospital's block a question takes, as words; empty where no block is known.
+
+    The person's own hospital is named where it is among them, because it is asked first; else the largest part counts.
+    """
+    if not parts:
+        return ""
+    names = {source.code: source.name for source in selectors.sources(principal)}
+    own = principal.hospital
+    code = own if own is not None and own in parts else max(parts, key=lambda key: parts[key])
+    percent = parts[code] * 100
+    amount = "less than 0.1" if percent < 0.1 else f"{math.ceil(percent * 10 - 1e-9) / 10:g}"
+    others = ", or as much of another hospital's" if len(parts) > 1 else ""
+    return f"{amount} % of what {names.get(code, code)}'s records can ever pay{others}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accounts.principals import Principal
-from fdrouter.errors import BlockExhausted, DomainError, NoNode, PolicyDenied, PushTooSmall, QuotaSpent
-from federation import asks
+from fdrouter.errors import (
+    BlockExhausted,
+    DomainError,
+    InvalidParameter,
+    NoNode,
+    PolicyDenied,
+    PushTooSmall,
+    QuotaSpent,
+)
+from federation import asks, choosing, offers
 from federation.asks import PrivacyOptions
-from federation.models import Kind, Node, Transport
+from federation.choosing import Chosen
+from federation.models import Kind
+from federation.offers import Block, Wish
 from privacy import quotas
-from privacy.dp.cohort_plans import LEAST_EPSILON, Plan
-from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
+from privacy.dp.cohort_plans import OPTIONS, Plan
+from privacy.dp.text_plan import TextPlan
 from privacy.models import ScopeKind
 from privacy.selectors import Gauge, balances
 
@@ -40,6 +49,10 @@ CLAIMS = {
         "The model reads many patients' records at once and noise hides each of them: what any one patient's record "
         "says, or another in its place, changes what you may see only within the stated privacy cost."
     ),
+    Kind.COHORT_RELEASED: (
+        "The answer is made from numbers and synthetic notes that a hospital published once, with noise that hides "
+        "each patient. It reads no record, and what those have cost was paid then: asking costs nothing more."
+    ),
 }
 # Measured on two CPU cores with the demo's model; a GPU is faster.
 _SECONDS_PER_CONTEXT, _SECONDS_PER_TOKEN, _BASE_SECONDS = 0.16, 0.35, 2.0
@@ -47,7 +60,12 @@ _SECONDS_PER_CONTEXT, _SECONDS_PER_TOKEN, _BASE_SECONDS = 0.16, 0.35, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """``refusal`` is the error that sending now would meet. Epsilon figures are plain numbers."""
+    """``refusal`` is the error that sending now would meet. Epsilon figures are plain numbers.
+
+    ``block_left`` and ``block_share`` go by hospital: the epsilon of the largest single request that still fits, and
+    the part of the whole block that this request reserves (0 to 1; parts add up, epsilons do not). ``chosen`` says why
+    it is this kind, where that was left open.
+    """
 
     kind: str
     claim: str
@@ -57,6 +75,8 @@ class Quote:
     department_left: float = 0.0
     block_left: dict[str, float] = field(default_factory=dict)
     refusal: DomainError | None = None
+    block_share: dict[str, float] = field(default_factory=dict)
+    chosen: Chosen | None = None
 
     @property
     def epsilon(self) -> float:
@@ -88,168 +108,58 @@ def expected_seconds(kind: Kind, plan: Plan | None) -> int:
     return round(_BASE_SECONDS + plan.contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    hospital: str
-    epsilon_left: float
-    nano_left: int
-    alpha: float
-
-    def pays(self, plan: Plan) -> bool:
-        return self.nano_left >= plan.nano_at(self.alpha)
-
-
-def _nodes(hospitals: Sequence[str]) -> list[Node]:
-    """Nodes over records, of these hospitals or of all."""
-    nodes = Node.objects.filter(active=True, transport=Transport.SEALED)
-    return list(nodes.filter(hospital_id__in=hospitals) if hospitals else nodes)
-
-
-def _blocks(nodes: Sequence[Node]) -> list[_Block]:
-    """The blocks as the nodes last told them."""
-    found = []
-    for node in nodes:
-        if block := node.status.get("block"):
-            left = block["cap"] - block["used"]
-            found.append(_Block(node.hospital_id, block["epsilon_left"], left, block["alpha"]))
-    return found
-
-
 def quote(
     principal: Principal,
     *,
     kind: str,
-    epsilon: float | None = None,
-    delta: float | None = None,
+    question: str = "",
+    options: Sequence[str] = (),
     hospitals: Sequence[str] = (),
-    contexts: int | None = None,
     max_tokens: int | None = None,
-    options: int = 2,
-    picks: int | None = None,
+    **parameters: Any,
 ) -> Quote:
-    """The cost of a request of this kind now. ``options``: how many answers are chosen between.
+    """The cost of a request of this kind now.
+
+    ``kind`` may be ``cohort``: then ``question`` and ``options`` decide, as they will when it is sent. ``parameters``
+    are epsilon, delta, contexts and picks, as in a request.
 
     Raises:
         InvalidParameter: a value is out of range. A request that would be refused is a quote with ``refusal``.
     """
-    chosen = Kind(kind)
+    asked = PrivacyOptions(kind=kind, options=options or None, **parameters)
+    if kind == choosing.AUTO and not question.strip():
+        raise InvalidParameter("The kind cohort is chosen by the question: give it.", field="question")
+    chosen = asks.choose(asked, question)
+    asked = asks.settled(asked, chosen)
+    found = Kind(asked.kind)
     gauges = {gauge.scope: gauge for gauge in balances(principal) if gauge.is_privacy}
     if not gauges:  # a post that asks nothing and so has no quotas
-        return Quote(chosen, CLAIMS[chosen], 0, refusal=PolicyDenied(kind=chosen.value))
-    user, department = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
-    if not chosen.is_cohort:
-        return Quote(chosen, CLAIMS[chosen], expected_seconds(chosen, None), None, user, department)
-    nodes = _nodes(hospitals)
-    blocks = _blocks(nodes)
-    shown = {block.hospital: block.epsilon_left for block in blocks}
+        return Quote(found, CLAIMS[found], 0, refusal=PolicyDenied(kind=found.value), chosen=chosen)
+    left = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
+    if not found.is_cohort:
+        return Quote(found, CLAIMS[found], expected_seconds(found, None), None, *left)
+    nodes = offers.nodes_of(hospitals)
+    blocks = offers.blocks_of(nodes)
+    bare = Quote(found, CLAIMS[found], 0, None, *left, {b.hospital: b.epsilon_left for b in blocks}, chosen=chosen)
     try:
-        asked = PrivacyOptions(epsilon=epsilon, delta=delta, contexts=contexts, picks=picks)
-        plan = asks.plan_for(chosen, asked, max_tokens, options)
-    except DomainError as error:
-        if error.code == "invalid_parameter":
-            raise
-        return Quote(chosen, CLAIMS[chosen], 0, None, user, department, shown, error)
-    refusal = _refusal(plan, list(gauges.values()), blocks) if nodes else NoNode()
-    seconds = expected_seconds(chosen, plan)
-    return Quote(chosen, CLAIMS[chosen], seconds, plan, user, department, shown, refusal)
+        plan = asks.planned(found, asked, max_tokens, max(OPTIONS[0], len(options)), question)
+    except PushTooSmall as error:
+        return replace(bare, refusal=error)
+    refusal: DomainError | None = NoNode()
+    if nodes and (refusal := _refusal(plan, list(gauges.values()), blocks)) is not None:
+        wish = Wish(kind=found, plan=plan, question=question, options=options, hospitals=hospitals)
+        refusal = offers.extend(refusal, principal, wish)
+    shares = {block.hospital: block.share(plan) for block in blocks}
+    return replace(bare, seconds=expected_seconds(found, plan), plan=plan, block_share=shares, refusal=refusal)
 
 
-def _refusal(plan: Plan, gauges: Sequence[Gauge], blocks: list[_Block]) -> DomainError | None:
-    """``details['try']`` holds the largest cost that would fit, if any does."""
-    largest = _largest(gauges, blocks) if isinstance(plan, TextPlan) else _least_left(gauges)
-    smaller: dict[str, Any] = {"try": [{"epsilon": largest}]} if largest is not None else {}
+def _refusal(plan: Plan, gauges: Sequence[Gauge], blocks: Sequence[Block]) -> DomainError | None:
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
-            why = f"Today's privacy budget cannot pay for this: {_owner(gauge)} {_short(gauge.left)} left."
-            return QuotaSpent(why, scope=gauge.scope, **smaller)
+            why = (
+                f"Today's privacy budget cannot pay for this: {offers.owner_of(gauge)} {offers.short(gauge.left)} left."
+            )
+            return QuotaSpent(why, scope=gauge.scope, unit=gauge.unit)
     if blocks and not any(block.pays(plan) for block in blocks):
-        return BlockExhausted(**smaller)
+        return BlockExhausted()
     return None
-
-
-# --- what could be afforded ---------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One amount of privacy cost: what it buys, and ``obstacle`` where it does not fit what is left."""
-
-    epsilon: float
-    plan: TextPlan | None
-    obstacle: str = ""
-
-    @property
-    def fits(self) -> bool:
-        return self.plan is not None and not self.obstacle
-
-
-@dataclass(frozen=True, slots=True)
-class Offers:
-    """The amounts that were asked about, in order, and ``largest``: the largest cost that fits, in tenths, or none.
-
-    ``least`` is what the smallest question costs; below it the records could not influence a word. ``obstacle`` says
-    what even that does not fit.
-    """
-
-    offers: tuple[Offer, ...]
-    largest: float | None
-    least: float
-    obstacle: str
-
-
-def offers(principal: Principal, amounts: Sequence[float]) -> Offers:
-    """Which of these amounts fit the person's quota, their department's and at least one hospital's block."""
-    gauges = [gauge for gauge in balances(principal) if gauge.is_privacy]
-    blocks = _blocks(_nodes(()))
-    found = tuple(_offer(amount, gauges, blocks) for amount in amounts)
-    least = least_cost()
-    return Offers(found, _largest(gauges, blocks), least, _offer(least, gauges, blocks).obstacle)
-
-
-def _offer(epsilon: float, gauges: Sequence[Gauge], blocks: list[_Block]) -> Offer:
-    try:
-        plan = plan_text(epsilon=epsilon)
-    except PushTooSmall:
-        return Offer(epsilon, None, "too low for the records to be heard")
-    for gauge in sorted(gauges, key=lambda gauge: gauge.left):
-        if quotas.micro(epsilon) > quotas.micro(gauge.left):
-            return Offer(epsilon, plan, f"{_owner(gauge)} {_short(gauge.left)} left today")
-    if blocks and not any(block.pays(plan) for block in blocks):
-        return Offer(epsilon, plan, "more than any hospital's records can still pay")
-    return Offer(epsilon, plan)
-
-
-def _owner(gauge: Gauge) -> str:
-    names = {ScopeKind.USER: "you have", ScopeKind.HOSPITAL: "your hospital has"}
-    return names.get(ScopeKind(gauge.scope), f"{gauge.label} has")
-
-
-def _short(value: float) -> str:
-    """At most two decimals, rounded down: never more than there is."""
-    return f"{math.floor(value * 100 + 1e-6) / 100:.2f}".rstrip("0").rstrip(".")
-
-
-def _largest(gauges: Sequence[Gauge], blocks: list[_Block]) -> float | None:
-    """The largest tenth that fits; the smallest question's own cost where no tenth does."""
-    most = min([MAX_EPSILON, *(gauge.left for gauge in gauges)])
-    if blocks:
-        most = min(most, max(block.epsilon_left for block in blocks))
-    tenth = math.floor(most * 10 + 1e-6)
-    # A block's figure is rounded and at another order, so the first try may be a step too high.
-    for candidate in (tenth / 10, (tenth - 1) / 10, least_cost()):
-        if candidate > 0 and _offer(candidate, gauges, blocks).fits:
-            return candidate
-    return None
-
-
-def _least_left(gauges: Sequence[Gauge]) -> float | None:
-    """What the scarcest quota can pay, in hundredths, or None when that is less than any question costs."""
-    left = math.floor(min(gauge.left for gauge in gauges) * 100 + 1e-6) / 100
-    return left if left >= LEAST_EPSILON else None
-
-
-def least_cost() -> float:
-    """Epsilon of the cheapest question over records, a hundredth exact."""
-    try:
-        plan_text(epsilon=0.01)
-    except PushTooSmall as error:
-        return float(next(offer["epsilon"] for offer in error.details["try"] if "epsilon" in offer))
-    return 0.01

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -216,6 +217,7 @@ class Request:
     """One of the person's requests with its contents opened. ``answer`` is empty until there is one.
 
     ``cost`` is the epsilon that their quota has kept for it. ``readable`` is false when a stored text cannot be opened.
+    ``options`` are the answers that were chosen between; ``why`` says why it is this kind, where that was left open.
     """
 
     row: Inference
@@ -223,6 +225,8 @@ class Request:
     answer: str
     cost: float = 0.0
     readable: bool = True
+    options: tuple[str, ...] = ()
+    why: str = ""
 
     @property
     def kind_label(self) -> str:
@@ -257,19 +261,22 @@ class Page:
         return self.number + 1
 
 
-def _question(row: Inference) -> str:
+def _content(row: Inference) -> dict[str, Any]:
     if row.request is None:
-        return ""
-    messages = json.loads(crypto.unseal("request", row.pk.bytes, bytes(row.request)))["messages"]
-    return next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
+        return {"messages": []}
+    found: dict[str, Any] = json.loads(crypto.unseal("request", row.pk.bytes, bytes(row.request)))
+    return found
 
 
 def _open(row: Inference, cost: float = 0.0) -> Request:
     try:
         answer = crypto.unseal("answer", row.pk.bytes, bytes(row.answer)).decode() if row.answer is not None else ""
-        return Request(row, _question(row), answer, cost)
+        content = _content(row)
     except crypto.Unreadable:
         return Request(row, "", "", cost, readable=False)
+    question = next((str(m["content"]) for m in reversed(content["messages"]) if m["role"] == "user"), "")
+    options = tuple(str(option) for option in content.get("options") or ())
+    return Request(row, question, answer, cost, options=options, why=str(content.get("chosen") or ""))
 
 
 def _open_all(principal: Principal, rows: Iterable[Inference]) -> list[Request]:

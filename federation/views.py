@@ -17,7 +17,10 @@ from accounts.policy import PURPOSES
 from accounts.principals import Principal
 from accounts.views import principal_required
 from fdrouter.errors import DomainError, InvalidParameter, NotFound, PolicyDenied
-from federation import pages, quotes, selectors
+from federation import asks, pages, quotes, selectors, troubles
+from federation.answering import form_name, form_of
+from federation.asks import PrivacyOptions
+from federation.choosing import AUTO
 from federation.models import Kind
 from privacy import grants
 from privacy.dp.text_plan import DEFAULT_EPSILON
@@ -40,6 +43,7 @@ def ask(request: HttpRequest, principal: Principal) -> HttpResponse:
         ),
         "gauges": balances(principal),
         "recent": selectors.recent(principal),
+        "asks_records": pages.asks_records(principal),
     }
     return render(request, "federation/ask.html", context)
 
@@ -50,6 +54,7 @@ def ask(request: HttpRequest, principal: Principal) -> HttpResponse:
 def side(request: HttpRequest, principal: Principal) -> HttpResponse:
     """What is left, what was asked last and which costs still fit: read again by the Ask page after every answer."""
     context: dict[str, Any] = {"gauges": balances(principal), "recent": selectors.recent(principal), "again": True}
+    context["asks_records"] = pages.asks_records(principal)
     if Kind.COHORT_TEXT in selectors.purposes_by_kind(principal):
         context["costs"] = pages.costs(principal, _number(request.GET.get("epsilon", "")) or DEFAULT_EPSILON)
     return render(request, "federation/_side.html", context)
@@ -63,30 +68,23 @@ def _again(request: HttpRequest, principal: Principal) -> selectors.Request | No
         return None
 
 
-@require_safe
+@require_POST
 @never_cache
 @principal_required
 def quote(request: HttpRequest, principal: Principal) -> HttpResponse:
-    """What sending would cost, as a part of the Ask page; also where the purpose of use is remembered."""
+    """What sending would cost, as a part of the Ask page; also where the purpose of use is remembered.
+
+    It changes nothing but that cookie. It is a POST because the question comes along, which no log of addresses keeps.
+    """
     if not principal.is_clinical:
         raise NotFound
-    kind, purpose = request.GET.get("kind", ""), request.GET.get("purpose", "")
-    context: dict[str, Any] = {"kind": kind, "purpose": purpose, "hospitals": {}}
+    purpose = request.POST.get("purpose", "")
+    context: dict[str, Any] = {"purpose": purpose, "refusal": None}
     try:
-        if kind not in Kind.values:
-            raise InvalidParameter("Choose what should answer.", field="kind")
-        asked = pages.form_of(request.GET.get("form", "")) if kind == Kind.COHORT_TEXT else Kind(kind)
-        found = quotes.quote(
-            principal,
-            kind=asked,
-            epsilon=_epsilon(request, asked) if asked.is_cohort else None,
-            hospitals=request.GET.getlist("hospitals"),
-        )
-        refusal = found.refusal or _purpose_refusal(principal, asked, purpose)
-        context |= {"quote": found, "refusal": refusal, "blocks": pages.blocks(principal, found.block_left)}
+        context |= _quoted(request, principal, purpose)
     except DomainError as error:
         context["refusal"] = error
-    context["trouble"] = pages.trouble(context["refusal"]) if context["refusal"] else None
+    context["trouble"] = troubles.trouble(context["refusal"]) if context["refusal"] else None
     context["gauge"] = next((g for g in balances(principal) if g.scope == "user" and g.is_privacy), None)
     response = render(request, "federation/_quote.html", context)
     if purpose in PURPOSES:
@@ -94,6 +92,39 @@ def quote(request: HttpRequest, principal: Principal) -> HttpResponse:
             "purpose", purpose, max_age=PURPOSE_SECONDS, httponly=True, samesite="Lax", secure=request.is_secure()
         )
     return response
+
+
+def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[str, Any]:
+    """The quote for the page, or ``waiting`` while there is no question to choose a mechanism for."""
+    kind, question = request.POST.get("kind", ""), request.POST.get("prompt", "").strip()
+    if kind not in Kind.values:
+        raise InvalidParameter("Choose what should answer.", field="kind")
+    asked = form_of(request.POST.get("form", "")) if kind == Kind.COHORT_TEXT else kind
+    options = tuple(line.strip() for line in request.POST.get("options", "").splitlines() if line.strip())
+    if asked == AUTO:
+        if not question:
+            return {"waiting": True}
+        chosen = asks.choose(PrivacyOptions(kind=AUTO, options=options), question)
+        answering = Kind(chosen.kind) if chosen else Kind.COHORT_TEXT
+    else:
+        answering = Kind(asked)
+    found = quotes.quote(
+        principal,
+        kind=asked,
+        question=question,
+        options=options if answering == Kind.COHORT_CHOICE else (),
+        epsilon=_epsilon(request, answering) if answering.is_cohort else None,
+        hospitals=request.POST.getlist("hospitals"),
+    )
+    refusal = found.refusal or _purpose_refusal(principal, answering, purpose)
+    return {
+        "quote": found,
+        "refusal": refusal,
+        "chosen": found.chosen,
+        "chosen_name": found.chosen and form_name(found.chosen.kind),
+        "blocks": pages.blocks(principal, found.block_left),
+        "share": pages.share(principal, found.block_share),
+    }
 
 
 def _number(text: str) -> float | None:
@@ -107,7 +138,7 @@ def _number(text: str) -> float | None:
 
 def _epsilon(request: HttpRequest, kind: Kind) -> float | None:
     name = "epsilon" if kind is Kind.COHORT_TEXT else f"epsilon-{kind}"
-    text = request.GET.get(name, "").strip()
+    text = request.POST.get(name, "").strip()
     if not text:
         return None
     value = _number(text)
@@ -152,7 +183,7 @@ def inference(request: HttpRequest, principal: Principal, request_id: UUID) -> H
         "found": found,
         "receipt": pages.receipt_view(found),
         "steps": pages.steps(found),
-        "trouble": pages.trouble_of(found),
+        "trouble": troubles.trouble_of(found),
         "purpose": PURPOSES.get(found.row.purpose, found.row.purpose),
     }
     return render(request, "federation/inference.html", context)
@@ -194,6 +225,7 @@ def budget(request: HttpRequest, principal: Principal) -> HttpResponse:
     since = min((gauge.started_at for gauge in gauges), default=None)
     context = {
         "gauges": gauges,
+        "asks_records": pages.asks_records(principal),
         "privacy_gauges": [gauge for gauge in gauges if gauge.is_privacy],
         "request_gauges": [gauge for gauge in gauges if not gauge.is_privacy],
         "sources": selectors.sources(principal) if gauges else [],

@@ -16,7 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 from accounts.principals import token_digest
 from fdrouter import api
 from fdrouter.errors import DomainError, InvalidParameter, NotFound, Unauthenticated, UnknownModel
-from federation import asks, inference, selectors
+from federation import asks, inference, offers, selectors
 from federation.admission import Credential, load_actor
 from federation.asks import Ask, PrivacyOptions
 from federation.database import in_thread
@@ -25,7 +25,7 @@ from federation.frames import Frame
 MAX_BODY_BYTES = 256 * 1024
 _encode = msgspec.json.Encoder().encode
 _PRIVACY_FIELDS = frozenset(
-    "kind epsilon delta hospitals idempotency_key patient purpose contexts max_tokens top_k options picks".split()
+    "kind epsilon delta hospitals idempotency_key patient purpose contexts max_tokens top_k options picks across".split()
 )
 _HEADERS = {
     "X-Privacy-Kind": "kind",
@@ -122,12 +122,17 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
             return await _streamed(request_id, ask, frames)
         async for frame, data in frames:
             if frame is Frame.FAILED:
-                raise inference.error_of(data)
+                raise await _refused(request_id, data)
             if frame is Frame.DONE:
                 return _json(completion(request_id, ask, data))
         raise AssertionError("frames end with a last frame")
     except DomainError as error:
         return api.openai_response(error)
+
+
+async def _refused(request_id: uuid.UUID, data: dict[str, Any]) -> DomainError:
+    """The error of an admitted request, with what to do instead where a hospital's block could not pay."""
+    return await in_thread(offers.after_end)(inference.error_of(data), request_id)
 
 
 async def _streamed(request_id: uuid.UUID, ask: Ask, frames: AsyncIterator[tuple[Frame, Any]]) -> HttpResponseBase:
@@ -136,7 +141,7 @@ async def _streamed(request_id: uuid.UUID, ask: Ask, frames: AsyncIterator[tuple
     while first[0] is Frame.PROGRESS:
         first = await anext(frames)
     if first[0] is Frame.FAILED:
-        raise inference.error_of(first[1])
+        raise await _refused(request_id, first[1])
     response = StreamingHttpResponse(_events(request_id, ask, first, frames), content_type="text/event-stream")
     response["Cache-Control"] = "no-store"
     response["X-Accel-Buffering"] = "no"

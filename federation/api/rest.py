@@ -16,12 +16,13 @@ from rest_framework.views import APIView
 from accounts import principals
 from accounts.principals import Principal
 from fdrouter.errors import DomainError, NotFound
-from federation import inference, outcome, quotes, selectors
+from federation import inference, offers, outcome, quotes, selectors
+from federation.asks import MAX_PROMPT_BYTES
+from federation.choosing import AUTO
 from federation.models import Inference, Kind, Node
 from federation.states import InferenceState
 from privacy import grants
 from privacy import selectors as budgets
-from privacy.dp.cohort_plans import OPTIONS
 from privacy.dp.units import MICRO
 from privacy.models import QuotaGrant
 
@@ -47,7 +48,10 @@ class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-ca
 
 
 class QuoteInput(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=Kind.choices)
+    kind = serializers.ChoiceField(choices=[*Kind.choices, (AUTO, "The cheapest way over records that can answer")])
+    question = serializers.CharField(
+        required=False, allow_blank=True, max_length=MAX_PROMPT_BYTES, help_text="Decides where kind is cohort."
+    )
     epsilon = serializers.FloatField(required=False, allow_null=True)
     delta = serializers.FloatField(required=False, allow_null=True)
     hospitals = serializers.ListField(child=serializers.CharField(max_length=40), required=False, max_length=64)
@@ -63,8 +67,14 @@ class RefusalOutput(serializers.Serializer[Any]):
     details = serializers.DictField()
 
 
+class ChosenOutput(serializers.Serializer[Any]):
+    kind = serializers.CharField()
+    why = serializers.CharField()
+
+
 class QuoteOutput(serializers.Serializer[Any]):
     kind = serializers.CharField()
+    chosen = ChosenOutput(allow_null=True)
     claim = serializers.CharField()
     seconds = serializers.IntegerField()
     epsilon = serializers.FloatField()
@@ -75,6 +85,9 @@ class QuoteOutput(serializers.Serializer[Any]):
     user_left = serializers.FloatField()
     department_left = serializers.FloatField()
     block_left = serializers.DictField(child=serializers.FloatField())
+    block_share = serializers.DictField(
+        child=serializers.FloatField(), help_text="Part of each hospital's whole block that this would reserve, 0 to 1."
+    )
     refusal = RefusalOutput(allow_null=True)
 
 
@@ -139,12 +152,12 @@ class Quote(APIView):
     def post(self, request: Request) -> Response:
         asked = QuoteInput(data=request.data)
         asked.is_valid(raise_exception=True)
-        values = dict(asked.validated_data)
-        values["options"] = max(OPTIONS[0], len(values.pop("options", ())))
-        found = quotes.quote(principal_of(request), **values)
+        found = quotes.quote(principal_of(request), **asked.validated_data)
         names = ("kind", "claim", "seconds", "epsilon", "delta", "push", "contexts", "max_tokens", "user_left")
-        data: dict[str, Any] = {name: getattr(found, name) for name in (*names, "department_left", "block_left")}
-        data["refusal"] = _refusal(found.refusal)
+        data: dict[str, Any] = {
+            name: getattr(found, name) for name in (*names, "department_left", "block_left", "block_share")
+        }
+        data |= {"refusal": _refusal(found.refusal), "chosen": found.chosen and found.chosen._asdict()}
         return Response(QuoteOutput(data).data)
 
 
@@ -253,9 +266,16 @@ def render(row: Inference, *, contents: bool) -> dict[str, Any]:
         "finished_at": row.finished_at,
         "node": row.node_id,
         "answer": outcome.answer_of(row) if done and contents else None,
-        "privacy": outcome.claim(row.kind, row.receipt, row.epsilon_micro, row.delta),
-        "error": inference.failure(failure) if failed else None,
+        "privacy": outcome.claim(row.kind, row.receipt, row.epsilon_micro, row.delta)
+        | {"chosen": outcome.chosen_of(row.kind, row.pk, row.request)},
+        "error": _failure(row.pk, inference.failure(failure), offer=contents) if failed else None,
     }
+
+
+def _failure(request_id: UUID, told: dict[str, Any], *, offer: bool) -> dict[str, Any]:
+    """What went wrong; ``offer`` adds what to do instead."""
+    error = offers.after_end(inference.error_of(told), request_id) if offer else None
+    return {**told, "details": inference.without_end(error.details)} if error else told
 
 
 class Inferences(APIView):

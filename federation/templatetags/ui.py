@@ -19,10 +19,18 @@ from django.utils.safestring import SafeString, mark_safe
 from accounts.models import Role
 from accounts.principals import Principal
 from fdrouter.errors import DomainError
-from federation import pages, selectors
+from federation import selectors
+from federation.answering import form_name
+from federation.troubles import Trouble, trouble
+from privacy.dp.text_plan import COMFORTABLE_PUSH
 from privacy.dp.units import MICRO
 
 register = template.Library()
+
+COST_MEANING = (
+    "A privacy cost (epsilon) bounds, for each patient on record, how much an answer can tell about them: had their"
+    " record been another one, no answer would have become more likely by more than a factor that grows with the cost."
+)
 
 _NAME = re.compile(r"^[a-z0-9-]{1,40}$")
 _SVG = re.compile(r"<svg[^>]*>(.*)</svg>", re.DOTALL)
@@ -132,16 +140,34 @@ def state(outcome: str) -> SafeString:
 
 
 @register.simple_tag
-def trouble_for(error: DomainError) -> pages.Trouble:
+def trouble_for(error: DomainError) -> Trouble:
     """An error in words, with those next steps that are addresses: a page of its own has no form to act on."""
-    found = pages.trouble(error)
-    return replace(found, steps=tuple(step for step in found.steps if step.action in ("link", "kind")))
+    found = trouble(error)
+    return replace(found, steps=found.links)
 
 
 @register.filter
 def post_name(role: str) -> str:
     """A role in words."""
     return str(Role(role).label).capitalize() if role in Role.values else role
+
+
+@register.simple_tag
+def cost_meaning() -> str:
+    """What every privacy cost on a page bounds, and for whom: said wherever a figure stands."""
+    return COST_MEANING
+
+
+@register.filter
+def loudness(push: float) -> str:
+    """How far a text's records are heard, in words; the figure itself is the expert's."""
+    return "records heard clearly" if push >= COMFORTABLE_PUSH else "records heard faintly"
+
+
+@register.filter
+def form_word(kind: str) -> str:
+    """The way in which records were asked, in words."""
+    return form_name(kind)
 
 
 @register.filter

@@ -12,9 +12,10 @@ window.fdrouter = window.fdrouter || {};
   };
 
   class Answer {
-    constructor(root, troubles) {
+    constructor(root, troubles, forms) {
       this.root = root;
       this.troubles = troubles;
+      this.forms = forms; // how records can be asked, in words that stand inside a sentence
       this.part = (name) => root.querySelector(`[data-${name}]`);
     }
 
@@ -56,6 +57,7 @@ window.fdrouter = window.fdrouter || {};
 
     accepted(message) {
       this.id = message.id;
+      this.kind = message.kind;
       this.say("Accepted", "live");
       this.progress(message.expected_seconds ? `About ${message.expected_seconds} s` : "");
     }
@@ -104,7 +106,8 @@ window.fdrouter = window.fdrouter || {};
       this.node(message.node);
       this.say("Answered", "good");
       const cut = message.finish_reason === "length" ? " The text was cut at its length limit." : "";
-      this.part("basis").textContent = this.basis(message) + cut;
+      const why = message.privacy.chosen ? ` ${message.privacy.chosen.why}` : "";
+      this.part("basis").textContent = this.basis(message) + cut + why;
       this.facts(message.privacy);
       this.part("open").href = `/history/${message.id}`;
       this.part("written").hidden = COUNTED.includes(this.kind);
@@ -164,12 +167,23 @@ window.fdrouter = window.fdrouter || {};
         : "No privacy cost was charged.";
     }
 
+    // An offer of a refusal as a button, as federation/troubles.py makes it for pages; null where there is no control.
+    step(offer) {
+      if (offer.request_budget) return { label: "Ask for more budget", action: "link", href: "/budget" };
+      if (offer.hospitals) return { label: "Ask another hospital", action: "hospitals", href: "/", value: offer.hospitals.join(" ") };
+      if (offer.kind === "general") return { label: "Ask the model without records", action: "kind", href: "/?kind=general", value: "general" };
+      const cost = offer.epsilon ? ` ${offer.epsilon}` : "";
+      if (offer.kind in this.forms) return { label: `Answer with ${this.forms[offer.kind]}${cost && ` for${cost}`}`, action: "form", href: "/", value: offer.kind + cost };
+      return offer.epsilon && !offer.kind ? { label: `Use privacy cost${cost}`, action: "epsilon", href: "/", value: cost.trim() } : null;
+    }
+
     steps(error, known) {
       const details = error.details || {};
-      const offers = (details.try || []).filter((offer) => "epsilon" in offer);
-      const better = offers.map(({ epsilon }) => ({ label: `Use privacy cost ${epsilon}`, action: "epsilon", href: "/", value: String(epsilon) }));
+      const better = (details.try || []).map((offer) => this.step(offer)).filter(Boolean);
+      const offered = better.map((step) => step.href).filter((href) => href !== "/");
       const requests = error.code === "quota_spent" && details.unit === "requests";
-      const usual = known.steps.filter((step) => !(requests && step.action === "kind") && !(this.kind === "general" && step.action === "kind"));
+      const useless = (step) => step.action === "kind" && (requests || this.kind === "general");
+      const usual = known.steps.filter((step) => !useless(step) && !offered.includes(step.href));
       return [...better, ...usual].map((step, index) => {
         const link = document.createElement("a");
         link.className = `btn btn-sm ${index ? "btn-plain" : "btn-primary"}`;

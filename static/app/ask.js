@@ -6,15 +6,19 @@
   if (!form) return;
   const { AskSocket, Answer } = window.fdrouter;
   const data = JSON.parse(document.getElementById("ask-data").textContent);
-  const answer = new Answer(document.getElementById("answer"), data.troubles);
+  const answer = new Answer(document.getElementById("answer"), data.troubles, data.forms);
   const prompt = form.elements.prompt;
   const send = document.getElementById("send");
   const quote = document.getElementById("quote");
   const examples = document.getElementById("examples");
   const DRAFT = "fdrouter.ask";
+  const AUTO = "cohort"; // the question decides how records answer it
+  const TYPING_PAUSE = 300;
   const placeholders = data.placeholders;
 
   let current = null; // {message, id, kind}: the question under way
+  let asked = ""; // the words of the quote that is on its way
+  let quoted = ""; // the words of the quote that is shown
   let online = false;
   let signedOut = false;
 
@@ -22,14 +26,19 @@
   const tab = () => form.elements.kind.value;
   const overRecords = () => tab() === "cohort.text";
   const kind = () => (overRecords() ? form.elements.form.value : tab());
-  const options = () => document.getElementById("options").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const counts = new RegExp(data.counts, "i");
+  const shown = () => quote.querySelector("[data-answering]");
+  // The kind that will answer: as the server chose it for the words of the quote, where it was to choose.
+  const answering = () => (kind() !== AUTO ? kind() : shown() ? shown().dataset.answering : "");
+  const options = () => form.elements.options.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const words = () => `${prompt.value.trim()}\n${form.elements.options.value.trim()}`;
+  const outdated = () => kind() === AUTO && quoted !== words();
   const custom = () => form.querySelector("[data-custom-cost]"); // anew each time: the costs are replaced after an answer
 
   function epsilon() {
     if (!overRecords()) return null;
-    const exact = form.elements[`epsilon-${kind()}`];
+    const exact = form.elements[`epsilon-${answering()}`];
     if (exact) return Number(exact.value) || null;
+    if (answering() !== "cohort.text") return null;
     const chosen = form.querySelector('input[name="epsilon"]:checked');
     return Number((custom() && custom().value) || (chosen ? chosen.value : 0)) || null;
   }
@@ -45,13 +54,17 @@
   }
 
   function refresh() {
-    send.disabled = signedOut || !online || Boolean(current) || missing() || Boolean(quote.querySelector("[data-refused]"));
+    const refused = Boolean(quote.querySelector("[data-refused]"));
+    send.disabled = signedOut || !online || Boolean(current) || missing() || refused || outdated();
     prompt.placeholder = placeholders[tab()] || "";
-    for (const part of form.querySelectorAll("[data-form]")) part.hidden = part.dataset.form !== kind();
-    form.querySelector("[data-counts]").hidden = !counts.test(prompt.value) || kind() === "cohort.count";
+    for (const part of form.querySelectorAll("[data-form]")) part.hidden = !part.dataset.form.split(" ").includes(kind());
+    for (const part of form.querySelectorAll("[data-cost]")) part.hidden = part.dataset.cost !== answering();
+    if (kind() === "cohort.choice") form.querySelector("[data-options]").open = true;
   }
 
+  let typing;
   function requote() {
+    clearTimeout(typing);
     quote.dispatchEvent(new Event("quote"));
   }
 
@@ -90,12 +103,12 @@
       hospitals: hospitals(),
       patient: kind() === "chart" ? form.elements.patient.value : "",
       epsilon: epsilon(),
-      options: kind() === "cohort.choice" ? options() : [],
+      options: kind() === "cohort.choice" || kind() === AUTO ? options() : [],
       idempotency_key: crypto.randomUUID(),
     };
     current = { message, id: null };
     examples.hidden = true;
-    answer.start(message.prompt, message.kind);
+    answer.start(message.prompt, answering());
     refresh();
     socket.send(message);
   }
@@ -118,7 +131,10 @@
     accepted(message) {
       current.id = message.id;
       answer.accepted(message);
-      if (prompt.value.trim() === current.message.prompt) prompt.value = ""; // it is in the history now
+      if (prompt.value.trim() === current.message.prompt) {
+        prompt.value = ""; // it is in the history now
+        form.elements.options.value = "";
+      }
       sessionStorage.removeItem(DRAFT);
     },
     progress: (message) => answer.moved(message),
@@ -176,6 +192,7 @@
   function bringBack() {
     if (!prompt.value.trim()) prompt.value = answer.part("asked").textContent;
     keep();
+    if (outdated()) requote();
     refresh();
     prompt.focus();
   }
@@ -187,10 +204,19 @@
       bringBack();
     },
     form(value) {
-      document.getElementById(`form-${value.replace(".", "-")}`).click();
+      const [name, cost] = value.split(" ");
+      document.getElementById(`form-${name.replace(".", "-")}`).click();
+      if (cost) steps.epsilon(cost);
+      else bringBack();
+    },
+    hospitals(value) {
+      const others = value.split(" ");
+      for (const box of form.querySelectorAll('input[name="hospitals"]')) box.checked = others.includes(box.value);
+      requote();
+      bringBack();
     },
     epsilon(value) {
-      const exact = form.elements[`epsilon-${kind()}`];
+      const exact = form.elements[`epsilon-${answering()}`];
       if (exact) exact.value = value;
       else setCost(value);
       requote();
@@ -225,6 +251,10 @@
   form.addEventListener("input", (event) => {
     keep();
     if (event.target === custom() && event.target.value) setCost(event.target.value);
+    if (kind() === AUTO && (event.target === prompt || event.target === form.elements.options)) {
+      clearTimeout(typing);
+      typing = setTimeout(requote, TYPING_PAUSE);
+    }
     refresh();
   });
   form.addEventListener("change", (event) => {
@@ -232,10 +262,12 @@
     if (event.target !== prompt) requote();
     refresh();
   });
+  quote.addEventListener("htmx:beforeRequest", () => (asked = words()));
+  quote.addEventListener("htmx:afterSwap", () => (quoted = asked));
   document.body.addEventListener("htmx:afterSwap", refresh);
   document.body.addEventListener("htmx:oobAfterSwap", requote); // what fits has changed, and perhaps the choice
   document.body.addEventListener("htmx:responseError", (event) => {
-    if (event.detail.xhr.status !== 401) return;
+    if (![401, 403].includes(event.detail.xhr.status)) return; // 403: signed in anew elsewhere, this page is too old
     signedOut = true;
     banner("expired", true);
     refresh();
@@ -245,6 +277,7 @@
     if (!example) return;
     prompt.value = example.textContent;
     keep();
+    requote();
     refresh();
     prompt.focus();
   });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,10 +53,11 @@ def test_general_is_the_usual_kind_and_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["cohort", "COHORT.TEXT", "cohort.text ", "chart\0", 0, 1, False, True, [], ["chart"], {}, 1.5]
+    "kind", ["cohort.", "COHORT.TEXT", "cohort.text ", "chart\0", 0, 1, False, True, [], ["chart"], {}, 1.5]
 )
 def test_unknown_kinds(kind: Any) -> None:
-    assert "cohort.text" in refused("privacy.kind", kind=kind).message
+    assert "cohort.text, " in (message := refused("privacy.kind", kind=kind).message)
+    assert message.endswith(", cohort.")
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
@@ -229,7 +231,8 @@ def test_a_push_too_small_says_what_would_work_and_it_does(wish: dict[str, Any])
         make(kind="cohort.text", **wish)
     details = refused.value.details
     assert details["push"] < details["needed"]
-    for offer in details["try"]:
+    assert details["try"][-1] == {"kind": "general"}
+    for offer in details["try"][:-1]:
         assert len(offer) == 1
         assert make(kind="cohort.text", **(wish | offer)).plan is not None
         (name, value), *_ = offer.items()
@@ -239,7 +242,76 @@ def test_a_push_too_small_says_what_would_work_and_it_does(wish: dict[str, Any])
 def test_somewhere_all_three_remedies_are_offered() -> None:
     with pytest.raises(PushTooSmall) as refused:
         make(kind="cohort.text", epsilon=3.0, contexts=64, max_tokens=24)
-    assert [next(iter(offer)) for offer in refused.value.details["try"]] == ["epsilon", "contexts", "max_tokens"]
+    assert [next(iter(offer)) for offer in refused.value.details["try"]] == [
+        "epsilon",
+        "contexts",
+        "max_tokens",
+        "kind",
+    ]
+
+
+def test_a_push_too_small_offers_the_cheaper_kind_that_can_answer() -> None:
+    question = said("Which side effects were noted?")
+    with pytest.raises(PushTooSmall) as refused:
+        make(kind="cohort.text", epsilon=0.5, messages=question)
+    assert refused.value.details["try"][-2:] == [{"kind": "cohort.keywords"}, {"kind": "general"}]
+    assert make(kind="cohort.keywords", messages=question).plan is not None
+
+
+# --- a kind that is left open ----------------------------------------------------------------------------------------
+
+COUNTING = said("How many patients on velorapine had a cough?")
+
+
+@pytest.mark.parametrize(
+    ("named", "question", "options"),
+    [
+        ("cohort.count", COUNTING, {}),
+        ("cohort.count", COUNTING, {"epsilon": 0.5}),
+        ("cohort.choice", COUNTING, {"options": ["dry  cough", "rash"]}),
+        ("cohort.keywords", said("Which side effects were noted?"), {}),
+        ("cohort.keywords", COUNTING, {"picks": 3, "delta": 1e-6}),
+        ("cohort.text", said("Why do they cough?"), {"epsilon": 3, "max_tokens": 12}),
+        ("cohort.text", COUNTING, {"contexts": 96}),
+    ],
+)
+def test_a_chosen_kind_is_the_named_one_with_a_reason(named: str, question: Any, options: dict[str, Any]) -> None:
+    chosen, same = make(kind="cohort", messages=question, **options), make(kind=named, messages=question, **options)
+    assert chosen.chosen is not None and chosen.chosen.kind == named
+    assert replace(chosen, chosen=None) == same
+    assert same.chosen is None
+
+
+def test_a_bound_on_delta_is_kept_by_a_count_that_spends_none() -> None:
+    chosen = make(kind="cohort", messages=COUNTING, delta=1e-5)
+    assert (chosen.kind, chosen.plan) == (Kind.COHORT_COUNT, make(kind="cohort.count", messages=COUNTING).plan)
+    refused("delta", kind="cohort.count", messages=COUNTING, delta=1e-5)
+    for delta in (0, 0.5, *NOT_NUMBERS):
+        refused("delta", kind="cohort", messages=COUNTING, delta=delta)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("options", {"options": ["one"]}),
+        ("options", {"options": "two"}),
+        ("options", {"options": 7}),
+        ("picks", {"options": ["a", "b"], "picks": 2}),
+        ("contexts", {"picks": 2, "contexts": 64}),
+        ("epsilon", {"epsilon": 0}),
+        ("epsilon", {"epsilon": "1"}),
+        ("picks", {"picks": 0}),
+        ("messages", {"messages": []}),
+    ],
+)
+def test_bad_values_beside_an_open_kind(field: str, wrong: dict[str, Any]) -> None:
+    refused(field, kind="cohort", **({"messages": COUNTING} | wrong))
+
+
+async def test_an_open_kind_is_planned_aside_too() -> None:
+    privacy = PrivacyOptions(kind="cohort")
+    ask = await asks.make_aside(model=MODEL, messages=COUNTING, privacy=privacy, channel="api", stream=False)
+    assert ask.kind is Kind.COHORT_COUNT
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

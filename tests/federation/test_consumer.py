@@ -117,6 +117,7 @@ def test_an_answer_comes_word_by_word_and_then_whole(stack: Stack, ada: Person) 
         "type": "accepted",
         "id": str(row.pk),
         "kind": "general",
+        "chosen": None,
         "epsilon": 0.0,
         "delta": 0.0,
         "expected_seconds": 5,

@@ -7,7 +7,9 @@ import json
 import re
 import uuid
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
@@ -17,10 +19,12 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from accounts.models import Role, User
+from fdrouter import crypto
 from fdrouter.errors import QuotaSpent
 from fdrouter.problems import PageErrorMiddleware
-from federation.models import Kind
+from federation.models import Inference, Kind
 from federation.templatetags import ui
+from privacy.dp.cohort_plans import plan_keywords
 from privacy.dp.text_plan import plan_text
 from tests.accounts.people import department, hospital, in_care, person
 from tests.federation import rows
@@ -46,7 +50,7 @@ def test_signed_out_people_are_led_to_sign_in_and_back(client: Client, path: str
 
 
 def test_a_part_of_a_page_gets_a_bare_401_instead_of_a_sign_in_form(client: Client) -> None:
-    response = client.get("/ask/quote?kind=general", headers={"HX-Request": "true"})
+    response = client.post("/ask/quote", {"kind": "general"}, headers={"HX-Request": "true"})
     assert (response.status_code, response.content) == (401, b"")
 
 
@@ -193,7 +197,8 @@ def test_the_costs_promise_what_the_plan_holds(client: Client) -> None:
     html = page(client, person("ada"), "/")
     for epsilon in (2.0, 3.0, 5.0):
         plan = plan_text(epsilon=epsilon)
-        assert f"up to {ui.words(plan.max_tokens)} words</span><span>pull {plan.push:.1f}</span>" in html
+        assert f"up to {ui.words(plan.max_tokens)} words</span><span>{ui.loudness(plan.push)}</span>" in html
+    assert "pull" not in html
 
 
 def test_ask_shows_no_patient_of_another_department(client: Client) -> None:
@@ -203,7 +208,7 @@ def test_ask_shows_no_patient_of_another_department(client: Client) -> None:
 
 def test_ask_never_says_epsilon_outside_the_expert_view(client: Client) -> None:
     html = page(client, person("ada"), "/")
-    words = re.sub(r"<script.*?</script>|<[^>]+>", " ", html, flags=re.DOTALL)
+    words = re.sub(r"<script.*?</script>|<[^>]+>", " ", html, flags=re.DOTALL).replace(ui.COST_MEANING, "")
     assert "epsilon" not in words.lower()
 
 
@@ -215,6 +220,59 @@ def test_ask_again_fills_in_ones_own_question_only(client: Client) -> None:
     )
     assert "A question to repeat" not in page(client, ben, f"/?again={row.pk}")
     assert page(client, ben, "/?again=nonsense")
+
+
+def _sealed(row: Inference, **content: Any) -> None:
+    """The request's contents with more in them."""
+    kept = json.loads(crypto.unseal("request", row.pk.bytes, bytes(row.request or b"")))
+    sealed = crypto.seal("request", row.pk.bytes, json.dumps(kept | content).encode())
+    Inference.objects.filter(pk=row.pk).update(request=sealed)
+
+
+def test_ask_again_keeps_form_answers_and_cost_so_that_it_is_the_same_request(client: Client) -> None:
+    """Another cost would make it another release, which is paid once more."""
+    rows.node(hospital())
+    ada = person("ada")
+    row = rows.request(ada, "Which was it?", kind=Kind.COHORT_CHOICE, epsilon=0.7)
+    _sealed(row, options=["dry cough", "<i>rash</i>"])
+    html = page(client, ada, f"/?again={row.pk}")
+    assert 'value="cohort.choice" data-quoted checked' in html
+    assert ">dry cough\n&lt;i&gt;rash&lt;/i&gt;</textarea>" in html
+    assert 'name="epsilon-cohort.choice" type="number"' in html
+    assert re.search(r'name="epsilon-cohort.choice"[^>]* value="0.70"', html)
+    assert re.search(r'name="epsilon-cohort.count"[^>]* value="0.30"', html), "the others keep their usual cost"
+    assert "checked" in _costs(html)["3"]
+
+
+def test_ask_again_leaves_open_what_was_left_open(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    row = rows.request(ada, "How many?", kind=Kind.COHORT_COUNT, epsilon=0.4)
+    _sealed(row, chosen="The question asks how many.")
+    html = page(client, ada, f"/?again={row.pk}")
+    assert 'value="cohort" data-quoted checked' in html
+    assert re.search(r'name="epsilon-cohort.count"[^>]* value="0.40"', html)
+    detail = page(client, ada, f"/history/{row.pk}")
+    assert "A number" in detail and "chosen for you: The question asks how many." in detail
+
+
+def test_who_may_not_ask_records_sees_no_privacy_budget(client: Client) -> None:
+    rows.node(hospital())
+    nurse = person("nora", Role.NURSE)
+    for path in ("/", "/ask/side", "/budget"):
+        html = page(client, nurse, path)
+        for words in ("Privacy left today", "Privacy, today", "More for today", "Your privacy budget"):
+            assert words not in html, (path, words)
+    assert "Requests, today" in page(client, nurse, "/budget")
+    assert "Privacy left today" in page(client, person("ada"), "/")
+
+
+def test_every_figure_of_a_cost_says_what_it_bounds_and_for_whom(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    row = rows.request(ada, "Q", kind=Kind.COHORT_TEXT, epsilon=1.0)
+    for path in ("/", "/budget", f"/history/{row.pk}"):
+        assert ui.COST_MEANING in page(client, ada, path), path
 
 
 def test_contents_are_escaped(client: Client) -> None:
@@ -229,9 +287,9 @@ def test_contents_are_escaped(client: Client) -> None:
 # --- the quote ----------------------------------------------------------------------------------------------------
 def quote(client: Client, user: User, **values: str) -> str:
     client.force_login(user)
-    response = client.get("/ask/quote", {"purpose": "TREAT", **values})
+    response = client.post("/ask/quote", {"purpose": "TREAT", "form": values.get("kind", ""), **values})
     assert response.status_code == 200
-    return response.content.decode()
+    return unescape(response.content.decode())
 
 
 def test_quote_moves_with_the_controls(client: Client) -> None:
@@ -268,7 +326,74 @@ def test_quote_takes_no_nonsense(client: Client, epsilon: str) -> None:
 
 
 def test_quote_is_not_there_for_people_who_ask_nothing(client: Client) -> None:
-    page(client, person("priya", Role.PRIVACY_OFFICER), "/ask/quote?kind=general", expect=404)
+    client.force_login(person("priya", Role.PRIVACY_OFFICER))
+    assert client.post("/ask/quote", {"kind": "general"}).status_code == 404
+
+
+def test_quote_takes_no_question_in_an_address_and_no_form_of_another_site(client: Client) -> None:
+    """Addresses are kept in logs, and a question may hold a name."""
+    client.force_login(person("ada"))
+    assert client.get("/ask/quote", {"kind": "general"}).status_code == 405
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(person("ben"))
+    assert strict.post("/ask/quote", {"kind": "general"}).status_code == 403
+
+
+def test_quote_waits_for_a_question_where_that_decides(client: Client) -> None:
+    rows.node(hospital())
+    html = quote(client, person("ada"), kind="cohort.text", form="cohort", prompt=" \n")
+    assert "data-waiting" in html and "data-refused" not in html and "Privacy cost" not in html
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "kind", "words"),
+    [
+        ("How many patients had a cough?", "", "cohort.count", ("A number.", "Privacy cost 0.3", "asks how many")),
+        ("Which drugs were given?", "", "cohort.keywords", ("Keywords.", "Privacy cost 1", "asks which drugs")),
+        ("Why do they cough?", "", "cohort.text", ("Free text.", "Privacy cost 3", "Nothing cheaper|only a text")),
+        ("Which?", "rash\n\n cough ", "cohort.choice", ("One of my answers.", "Privacy cost 1", "one vote")),
+    ],
+)
+def test_the_choice_stands_beside_its_cost_and_its_reason(
+    client: Client, prompt: str, options: str, kind: str, words: tuple[str, ...]
+) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    html = quote(client, ada, kind="cohort.text", form="cohort", prompt=prompt, options=options, epsilon="3")
+    assert f'data-answering="{kind}"' in html
+    for text in words:
+        assert re.search(text, html), text
+    named = quote(client, ada, kind="cohort.text", form=kind, prompt=prompt, options=options, epsilon="3")
+    assert words[1] in named and "quote-chosen" not in named
+
+
+def test_the_cost_of_a_choice_is_that_of_its_own_control(client: Client) -> None:
+    rows.node(hospital())
+    controls = {"epsilon": "5", "epsilon-cohort.count": "0.4", "epsilon-cohort.keywords": "2"}
+    asked = {"kind": "cohort.text", "form": "cohort", "prompt": "How many patients had a cough?", **controls}
+    assert "Privacy cost 0.4" in quote(client, person("ada"), **asked)
+
+
+def test_the_share_of_the_hospitals_block_stands_beside_the_cost(client: Client) -> None:
+    node = rows.node(hospital())
+    ada = person("ada")
+    html = quote(client, ada, kind="cohort.keywords")
+    taken = plan_keywords().nano_at(3.4) / node.status["block"]["cap"] * 100
+    shown = re.search(r"([\d.]+) % of what Northfield General's records can ever pay", html)
+    assert shown is not None and 0 <= float(shown.group(1)) - taken < 0.1, "rounded up, never down"
+    assert "can ever pay" not in quote(client, ada, kind="general")
+    rows.node(hospital("lakeside", "Lakeside"))
+    assert "another hospital's" in quote(client, ada, kind="cohort.keywords")
+
+
+def test_a_refused_choice_offers_steps_that_the_page_can_take(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    rows.request(ada, "spent", kind=Kind.COHORT_TEXT, epsilon=9.5)
+    html = quote(client, ada, kind="cohort.text", form="cohort.text", epsilon="3", prompt="How many patients coughed?")
+    assert 'data-step="form" data-value="cohort.count 0.3">Answer with a number for 0.3</a>' in html
+    assert html.count('data-value="general"') == 1
+    assert html.count('href="/budget"') == 1 and "Ask for more budget" in html
 
 
 def test_the_purpose_is_remembered(client: Client) -> None:

@@ -11,10 +11,8 @@ from accounts.models import Role, User
 from fdrouter.errors import BlockExhausted, InvalidParameter, NoNode, PushTooSmall, QuotaSpent
 from federation import quotes
 from federation.models import Node, Transport
-from federation.quotes import Offers, Quote
+from federation.quotes import Quote
 from privacy import ledger, quotas
-from privacy.dp import accounting
-from privacy.dp.text_plan import plan_text
 from privacy.ledger import Charge, Request
 from privacy.models import Entry, Reservation, Scope
 from tests.accounts import people
@@ -148,63 +146,3 @@ def test_a_node_that_was_never_seen_does_not_break_the_quote(ada: User) -> None:
     rows.node(people.hospital("lakeside", "Lakeside"), status={"block": None})
     found = quote(ada)
     assert (found.block_left, found.refusal) == ({}, None)
-
-
-# --- what could be afforded ---------------------------------------------------------------------------------------
-def offers(user: User, *amounts: float) -> Offers:
-    return quotes.offers(people.principal(user), amounts)
-
-
-def researcher() -> User:
-    """Of a department with epsilon 2 a day."""
-    return people.person("rea", Role.RESEARCHER, works_in=people.department("research"))
-
-
-def test_offers_say_what_fits_and_what_stands_in_the_way(node: Node) -> None:
-    found = offers(researcher(), 1.0, 2.0, 3.0)
-    assert [offer.fits for offer in found.offers] == [True, True, False]
-    assert [offer.obstacle for offer in found.offers] == ["", "", "Research has 2 left today"]
-    assert (found.largest, found.obstacle) == (2.0, "")
-
-
-def test_an_offer_that_fits_is_not_refused_and_one_that_does_not_is(node: Node) -> None:
-    user = researcher()
-    for left in (2_000_000, 1_250_000, 750_000, 700_000):
-        used = 2_000_000 - left - round(quote(user).department_left * -1e6 + 2e6)
-        if used:
-            spend(user, used)
-        for offer in offers(user, 0.75, 0.8, 1.2, 1.3, 2.0, 3.0).offers:
-            assert offer.fits == (quote(user, epsilon=offer.epsilon).refusal is None), (left, offer)
-
-
-def test_the_largest_that_fits_is_a_tenth_or_the_smallest_question(node: Node) -> None:
-    user = researcher()
-    spend(user, 690_001)
-    assert offers(user).largest == 1.3
-    spend(user, 559_998)
-    assert offers(user).largest == quotes.least_cost() == 0.75
-    spend(user, 2)
-    found = offers(user, 1.0)
-    assert (found.largest, found.obstacle) == (None, "Research has 0.74 left today")
-
-
-def test_a_block_limits_what_is_offered(ada: User, node: Node) -> None:
-    block = node.status["block"]
-    plan = plan_text(epsilon=1.5)
-    block |= {"used": block["cap"] - accounting.nano_rdp_up(plan.rho, block["alpha"]), "epsilon_left": 1.5}
-    node.save()
-    found = offers(ada, 1.0, 2.0)
-    assert found.largest == 1.5
-    assert found.offers[1].obstacle == "more than any hospital's records can still pay"
-
-
-def test_a_refusal_for_want_of_budget_names_what_would_fit(node: Node) -> None:
-    refusal = quote(researcher(), epsilon=3.0).refusal
-    assert isinstance(refusal, QuotaSpent)
-    assert refusal.details["try"] == [{"epsilon": 2.0}]
-    assert "cannot pay for this: Research has 2 left" in refusal.message
-
-
-def test_the_least_cost_is_the_least(ada: User, node: Node) -> None:
-    assert quote(ada, epsilon=quotes.least_cost()).refusal is None
-    assert isinstance(quote(ada, epsilon=quotes.least_cost() - 0.01).refusal, PushTooSmall)

@@ -1,0 +1,89 @@
+"""Which mechanism answers a question over records, when its asker leaves that open: the cheapest one that can.
+
+Pure: a function of the question's words and of what the asker named beside it. It reads no record and knows no budget,
+so the choice tells nothing, and the same request is always chosen for alike (a repeat finds its stored release). It
+goes by fixed English words; what it does not recognise gets the mechanism that can answer anything, free text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+#: The kind that a request names to have one chosen.
+AUTO = "cohort"
+COUNT, CHOICE, KEYWORDS, TEXT = "cohort.count", "cohort.choice", "cohort.keywords", "cohort.text"
+
+#: Words that turn a question round. A match of words would count the opposite, so a node refuses such a count.
+NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
+
+_PEOPLE = r"(?:patients?|people|persons?|cases?|records?|women|men|adults|children|of (?:them|our|the|these|those))"
+# What "how many" may ask for that no count of patients answers.
+_MEASURES = (
+    r"(?:mg|ml|milligrams?|millilit(?:re|er)s?|grams?|units?|doses?|tablets?|puffs?|times|seconds?|minutes?|hours?"
+    r"|days?|nights?|weeks?|months?|years?|drugs?|medicines?|medications?|effects?|symptoms?|tests?|visits?|words?)"
+)
+_COUNTING = re.compile(
+    rf"\bhow many\b(?!\s+(?:(?!{_PEOPLE}\b)[\w-]+\s+){{0,2}}{_MEASURES}\b)"
+    rf"|\bnumber of\s+(?:(?!{_MEASURES}\b)[\w-]+\s+){{0,3}}{_PEOPLE}\b"
+    rf"|^\W*(?:please\s+|(?:can|could) you\s+)?count\s+(?:all\s+|the\s+|our\s+|up\s+)*{_PEOPLE}\b",
+    re.IGNORECASE,
+)
+_SHARE = re.compile(r"\b(?:what|which)\s+(?:share|proportion|percentage|fraction|part)\b", re.IGNORECASE)
+# Between the question word and the noun only words that leave "which of them, by name?" as it is.
+_BETWEEN = (
+    r"(?:(?:are|were|is|was|the|a|an|all|any|some|our|most|more|very|main|other|different|new|common|commonly|usual"
+    r"|usually|typical|frequent|frequently|often|serious|severe|mild|known|reported|recorded|noted|seen|possible"
+    r"|additional|kinds? of|sorts? of|types? of|of the)\s+){0,6}"
+)
+_NOUNS = (
+    r"(?:(?:side|adverse|unwanted)[ -](?:effects?|events?|reactions?)|effects|reactions|symptoms?|signs|complaints"
+    r"|complications?|drugs?|medicines?|medications?|treatments?|therap(?:y|ies)|remed(?:y|ies)|antibiotics?"
+    r"|conditions?|diagnos[ie]s|diseases?|disorders?|allerg(?:y|ies)|tests?|key ?words?)"
+)
+_NAMING = re.compile(
+    rf"\b(?:which|what|list|name)\s+{_BETWEEN}(?P<noun>{_NOUNS})\b(?!\s+(?:of|for)\s+(?:action|choice))", re.IGNORECASE
+)
+_TELLING = re.compile(
+    r"\b(?:why|explain|describe|compare|summari[sz]e|how (?:do|does|did|was|were|is|are|should|can|could|long|much"
+    r"|often|soon|well))\b",
+    re.IGNORECASE,
+)
+
+
+class Chosen(NamedTuple):
+    """The kind that answers, and the reason as a sentence for the asker. The reason repeats nothing of the question
+    but words of this module's own lists.
+    """
+
+    kind: str
+    why: str
+
+
+def choose(question: str, options: Sequence[str] = (), given: Collection[str] = ()) -> Chosen:
+    """The cheapest kind that can answer. ``given`` names the parameters that came with the question: ``picks`` means
+    keywords, ``contexts`` and ``top_k`` mean text.
+    """
+    if options:
+        return Chosen(CHOICE, "You named the answers to choose between, so each patient's record has one vote.")
+    if "picks" in given:
+        return Chosen(KEYWORDS, "You said how many words are to be drawn, so the answer is made from words.")
+    if "contexts" in given or "top_k" in given:
+        return Chosen(TEXT, "You set how a text is to be written, so the answer is a text.")
+    counting, naming = _COUNTING.search(question), _NAMING.search(question)
+    if _TELLING.search(question) or (counting and naming):
+        return Chosen(TEXT, "The question asks for more than a number or words, and only a text can say that.")
+    if counting and (negation := NEGATIONS.search(question)):
+        word = negation.group().lower()
+        return Chosen(
+            TEXT, f"The question asks for a number, but a count of matching words cannot understand “{word}”."
+        )
+    if counting:
+        return Chosen(COUNT, "The question asks how many, and a number is the cheapest answer.")
+    if naming:
+        noun = " ".join(naming.group("noun").lower().split())
+        return Chosen(KEYWORDS, f"The question asks which {noun}: words that many records hold cost less than a text.")
+    if _SHARE.search(question):
+        return Chosen(TEXT, "A share cannot be counted at once. Asking for its two numbers, one by one, costs less.")
+    return Chosen(TEXT, "Nothing cheaper can answer this question: it asks for neither a number nor a list of words.")
