@@ -90,6 +90,12 @@ def _identities(folder: Path, nodes: list[DemoNode]) -> None:
             fingerprint = identity.issue(ca, home, node.id, server=True)
             (home / "fingerprint").write_text(fingerprint, encoding="ascii")
         (home / "coordinator.json").write_bytes((folder / "coordinator" / "public.json").read_bytes())
+    for node in nodes:  # what each operator does by hand with `trust_peer`
+        pinned = folder / node.id / "peers"
+        pinned.mkdir(exist_ok=True)
+        for peer in nodes:
+            if peer != node:
+                (pinned / f"{peer.id}.json").write_bytes((folder / peer.id / "public.json").read_bytes())
 
 
 def _hospital(state: Path, node: DemoNode, model: str) -> Hospital:

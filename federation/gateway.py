@@ -72,6 +72,14 @@ class Progress:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A node takes part in a sum: its seeds for other nodes, each sealed to the node that it is named by."""
+
+    session: str
+    seeds: dict[str, str]
+
+
 @dataclass(slots=True)
 class NodeEndpoint:
     """Where and how a node is called."""
@@ -126,8 +134,8 @@ class Gateway:
         if self._sealed is not None:
             await self._sealed.close()
 
-    async def call(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer]:
-        """Text as it comes, progress, and last the :class:`Answer`.
+    async def call(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer]:
+        """Text as it comes, progress, and last the :class:`Answer`, or the :class:`Offer` that was asked for.
 
         Raises:
             CallFailed: and nothing else for anything that a node or network can do.
@@ -178,7 +186,7 @@ class Gateway:
             async for item in _openai_events(response):
                 yield item
 
-    async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer]:
+    async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer]:
         if node.public is None or not _is_encrypted(node):
             raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"})
         now = int(time.time())
@@ -189,10 +197,10 @@ class Gateway:
         ) as response:
             if response.status != 200:
                 raise CallFailed("node_failed", sent=response.status >= 500, details={"status": response.status})
-            answer: Answer | None = None
+            answer: Answer | Offer | None = None
             async for line in response.content:
                 item = _node_event(_decode(line), node, call)
-                if isinstance(item, Answer):
+                if isinstance(item, Answer | Offer):
                     answer = item
                 yield item
             if answer is None:
@@ -244,12 +252,14 @@ async def _openai_events(response: aiohttp.ClientResponse) -> AsyncIterator[str 
     raise CallFailed("node_failed", sent=True)  # the stream ended without its end
 
 
-def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | Progress | Answer:
+def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | Progress | Answer | Offer:
     kind = event["type"]
     if kind == "delta":
         return str(event["text"])
     if kind == "progress":
         return Progress(str(event["text"]))
+    if kind == "offer" and call.payload.get("across", {}).get("phase") == "offer":
+        return Offer(str(event["session"]), {str(name): str(seed) for name, seed in event["seeds"].items()})
     if kind == "error":
         charged = event.get("charged", True) is not False
         code, details = event["code"], event.get("details") or {}

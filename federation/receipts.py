@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from fdrouter.errors import DomainError
 from federation import sealing
 from federation.identity import Identity, PublicIdentity
+from federation.secagg import masks, session
 
 VERSION = 1
 
@@ -20,6 +25,53 @@ def issue(node: Identity, body: dict[str, Any]) -> dict[str, Any]:
         "digest": hashlib.sha256(data).hexdigest(),
         "signatures": sealing.sign(node, "receipt", data),
     }
+
+
+def issue_together(
+    coordinator: Identity, body: dict[str, Any], answer: str, parts: Sequence[tuple[dict[str, Any], str]]
+) -> dict[str, Any]:
+    """A receipt over those of several nodes: ``{"body", "digest", "signatures", "receipts", "shares"}``.
+
+    ``parts`` are each node's receipt and the masked share that it covers: with them everybody can add up the numbers
+    that ``body`` states, and nobody can see a node's own.
+    """
+    stated = {
+        **body,
+        "tokens": 0,
+        "block": None,
+        "answer_sha256": hashlib.sha256(answer.encode()).hexdigest(),
+        "receipts": [receipt["digest"] for receipt, _ in parts],
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    issued = issue(coordinator, stated)
+    return {**issued, "receipts": [receipt for receipt, _ in parts], "shares": [share for _, share in parts]}
+
+
+def proves_sum(receipt: dict[str, Any], nodes: Mapping[str, PublicIdentity]) -> bool:
+    """Whether the numbers of a receipt over several are the sum of what these nodes signed, for one and the same sum.
+
+    The words around the numbers are the coordinator's: :func:`covers` with its keys says whether those are unchanged.
+    """
+    try:
+        body, parts = receipt["body"], list(zip(receipt["receipts"], receipt["shares"], strict=True))
+        names = [part["body"]["node"] for part, _ in parts]
+        told = [json.loads(share) for _, share in parts]
+        sums = {(share["session"], part["body"]["message_id"]) for share, (part, _) in zip(told, parts, strict=True)}
+        signed = (
+            covers(part, nodes[name], message_id=part["body"]["message_id"], answer=share)
+            for name, (part, share) in zip(names, parts, strict=True)
+        )
+        members = sorted((name, nodes[name].key_id) for name in names)
+        summed = session.make(body["message_id"], members, "0" * 64, len(body["numbers"]))
+        shares = {name: masks.from_text(share["share"]) for name, share in zip(names, told, strict=True)}
+        return (
+            len(sums) == 1
+            and all(signed)
+            and body["receipts"] == [part["digest"] for part, _ in parts]
+            and masks.total(summed, shares) == body["numbers"]
+        )
+    except (DomainError, KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _is_signed(receipt: dict[str, Any], node: PublicIdentity) -> bool:

@@ -14,7 +14,17 @@ from django.conf import settings
 from fdrouter.errors import ClaimMissing
 
 #: The version that the code of each mechanism implements. Who changes what a mechanism promises writes a new sheet.
-IMPLEMENTED: Mapping[str, int] = {"count": 1, "choice": 1, "keywords": 1, "token_decoding": 1}
+IMPLEMENTED: Mapping[str, int] = {
+    "count": 1,
+    "choice": 1,
+    "keywords": 1,
+    "token_decoding": 1,
+    "choice_confident": 1,
+    "count_across": 1,
+    "choice_across": 1,
+    "released_cards": 1,
+    "released_corpus": 1,
+}
 #: What NIST SP 800-226 asks a claim to name.
 FIELDS = frozenset(
     "mechanism version what unit adjacency claim sensitivity contribution noise source composition library exhaustion"

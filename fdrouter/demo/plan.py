@@ -149,7 +149,7 @@ class Plan:
     def _manage(self, name: str, env: dict[str, str], arguments: Sequence[str], *, output: Path | None = None) -> Part:
         # The tests run the system checks of every role; a start need not repeat them for every command.
         checks = [] if arguments[0] == "make_demo_records" else ["--skip-checks"]
-        command = [str(PROJECT / "manage.py"), *arguments, *checks]
+        command = [str(PROJECT / "manage.py"), arguments[0], *checks, *arguments[1:]]  # before a subcommand's own
         return self._stack.job(name, f"`{arguments[0]}`", command, env, output=output)
 
     def _model(self, tell: Tell) -> str:

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 def _file(folder: Path, name: str) -> Path:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(str(name)):
         raise InvalidParameter("This is not the name of a node.", field="name")
     return folder / "peers" / f"{name}.json"
 

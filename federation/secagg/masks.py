@@ -61,7 +61,7 @@ def share(
         raise InvalidParameter("There must be one seed for each other member.", field="seeds")
     if len(values) != session.length:
         raise InvalidParameter(f"There must be {session.length} values.", field="values")
-    if not all(isinstance(value, int) and -MAX_VALUE <= value <= MAX_VALUE for value in values):
+    if not all(-MAX_VALUE <= value <= MAX_VALUE for value in values):
         raise InvalidParameter("A value is out of the range that can be summed.", field="values")
     found = np.array(values, dtype=np.int64).astype(np.uint64)
     for taker, seed in given.items():

@@ -157,9 +157,14 @@ def layout(folder: Path, nodes: int = 1) -> Layout:
 
 @contextmanager
 def network(
-    folder: Path, *, nodes: int = 1, reports: bool = False, overrides: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    nodes: int = 1,
+    reports: bool = False,
+    engine: str | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> Iterator[Network]:
-    """Starts a network in ``folder`` and stops it afterwards.
+    """Starts a network in ``folder`` and stops it afterwards. ``engine``: an address to use in place of vLLM.
 
     Raises:
         AssertionError: a part did not come up; the message ends with the last lines of its log.
@@ -167,12 +172,16 @@ def network(
     CACHE.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     place = layout(folder, nodes)
-    stack = Stack(place, overrides=overrides, outside={})
+    stack = Stack(place, overrides=overrides, outside={"FDROUTER_ENGINE_URL": engine} if engine else {})
     fleet = Fleet(place.ledger)
     told = io.StringIO()
     try:
         try:
-            stages.run(Plan(stack, fleet, reports=reports).steps(), stages.Display(Console(file=told)), fleet.stopping)
+            stages.run(
+                Plan(stack, fleet, reports=reports).steps(),
+                stages.Display(Console(file=told)),
+                fleet.stopping,
+            )
         except stages.StepFailed as failure:
             raise AssertionError(f"{told.getvalue()}\n{failure.__cause__}") from failure
         yield Network(place, stack, fleet)

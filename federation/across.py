@@ -1,0 +1,269 @@
+"""Counts and choices that several hospitals answer together; the coordinator's side of ``federation.node.across``.
+
+The coordinator relays sealed seeds that it cannot open, adds up shares that are masked, and learns the noisy sum alone.
+Two rounds: every hospital offers (decides and reserves), then every hospital gives its share. If one drops out there is
+no sum: the others are told to give up, and the asker is told which of them keep their charge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.conf import settings
+
+from fdrouter import errors
+from fdrouter.errors import DomainError, InvalidParameter, NoNode
+from federation import across_text, identity, receipts
+from federation.asks import Ask
+from federation.gateway import Answer, Call, CallFailed, Gateway, NodeEndpoint, Offer
+from federation.models import ACROSS, Node, Transport
+from federation.network import Network
+from federation.secagg import masks, session
+from privacy import claims
+from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
+from privacy.dp.cohort_plans import plan_of
+
+FEW = "At least three hospitals must answer together, so that no hospital's own number can be told from the sum."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request for several hospitals. ``payload`` is what a node's message holds; ``digest`` is in hex."""
+
+    id: uuid.UUID
+    kind: str
+    model: str
+    hospitals: Sequence[str]
+    digest: str
+    payload: dict[str, Any]
+
+
+def is_across(parameters: dict[str, Any]) -> bool:
+    """Whether a stored plan is for several hospitals together."""
+    return parameters.get("mechanism") in ACROSS.values()
+
+
+# --- who answers ----------------------------------------------------------------------------------------------------
+def resolve(ask: Ask) -> Ask:
+    """The request with its hospitals named, in the order of their ids, and its noise planned for as many.
+
+    Without names it is for all that are up and have records and a block. The claim does not depend on how many they
+    are.
+
+    Raises:
+        InvalidParameter: fewer than three were named, or too many. NoNode: fewer than three are there.
+    """
+    nodes = Node.objects.filter(active=True, transport=Transport.SEALED)
+    if ask.hospitals:
+        found = set(nodes.filter(hospital_id__in=ask.hospitals).values_list("hospital_id", flat=True))
+        if len(ask.hospitals) < HOSPITALS[0]:
+            raise InvalidParameter(FEW, field="privacy.hospitals", named=len(ask.hospitals))
+        if missing := [name for name in ask.hospitals if name not in found]:
+            raise NoNode(f"There is no node over the records of {missing[0]}.", missing=missing)
+    else:
+        found = {n.hospital_id for n in nodes if n.status.get("healthy", True) and n.status.get("block")}
+        if len(found) < HOSPITALS[0]:
+            raise NoNode(f"{FEW} {len(found)} are available now.", available=len(found))
+    plan = ask.plan
+    if not isinstance(plan, AcrossPlan):
+        raise InvalidParameter("This request is not for several hospitals.", field="privacy.across")
+    return replace(ask, hospitals=tuple(sorted(found)), plan=_for(plan, len(found)))
+
+
+def _for(plan: AcrossPlan, hospitals: int) -> AcrossPlan:
+    """The same claim with the noise of another number of hospitals."""
+    claim: dict[str, Any] = {"hospitals": hospitals, "epsilon": plan.epsilon, "delta": plan.delta}
+    return plan_choice_across(**claim, options=plan.options) if plan.options else plan_count_across(**claim)
+
+
+# --- one session ----------------------------------------------------------------------------------------------------
+async def answer(gateway: Gateway, network: Network, question: Question, progress: Callable[[str], None]) -> Answer:
+    """The hospitals' answer, with one receipt over all of theirs.
+
+    Raises:
+        CallFailed: one of them refused, failed or was not there; ``details['charged_at']`` names those that keep their
+            charge, and ``sent`` says whether there are any.
+    """
+    nodes = _nodes(network, question.hospitals)
+    summing = _Session(gateway, network, question, nodes)
+    try:
+        progress(f"asking {len(nodes)} hospitals together")
+        offers = await summing.offers()
+        progress("adding up numbers that nobody sees alone")
+        answers = await summing.shares(offers)
+    except asyncio.CancelledError:
+        _last_wishes.add(task := asyncio.ensure_future(summing.abort(nodes)))
+        task.add_done_callback(_last_wishes.discard)
+        raise
+    return _together(question, nodes, answers)
+
+
+_last_wishes: set[asyncio.Future[Any]] = set()
+
+
+def _nodes(network: Network, hospitals: Sequence[str]) -> list[NodeEndpoint]:
+    """One node of each hospital, in the order of their names.
+
+    Raises:
+        CallFailed: a hospital has none that is enrolled; nothing was sent.
+    """
+    found = [node for hospital in hospitals if (node := network.over_records(hospital)) is not None]
+    if len(found) < len(hospitals):
+        raise CallFailed("no_node", sent=False)
+    return sorted(found, key=lambda node: node.id)
+
+
+class _Session:
+    def __init__(self, gateway: Gateway, network: Network, question: Question, nodes: list[NodeEndpoint]) -> None:
+        self._gateway, self._network, self._question, self._nodes = gateway, network, question, nodes
+        self._roster = [[node.id, node.public.key_id if node.public else ""] for node in nodes]
+
+    async def offers(self) -> dict[str, Offer]:
+        """Every hospital's seeds for those after it, by node.
+
+        Raises:
+            CallFailed: one does not take part; the others were told.
+        """
+        found = await self._all(self._nodes, "offer", {})
+        offers = {name: item for name, item in found.items() if isinstance(item, Offer)}
+        if len(offers) < len(self._nodes) or len({offer.session for offer in offers.values()}) > 1:
+            # Nothing can be charged now, but for a node that gave its share to an earlier attempt.
+            told = await self.abort(self._nodes)
+            raise self._failure(found, {name for name, item in told.items() if item.code == "cancelled" and item.sent})
+        return offers
+
+    async def shares(self, offers: dict[str, Offer]) -> dict[str, Answer]:
+        """Every hospital's share, by node.
+
+        Raises:
+            CallFailed: one dropped out.
+        """
+        seeds = {
+            node.id: {name: offer.seeds[node.id] for name, offer in offers.items() if node.id in offer.seeds}
+            for node in self._nodes
+        }
+        found = await self._all(self._nodes, "sum", seeds)
+        answers = {name: item for name, item in found.items() if isinstance(item, Answer)}
+        if len(answers) < len(self._nodes):
+            told = await self.abort([node for node in self._nodes if node.id not in answers])
+            free = {name for name, item in told.items() if not item.sent and item.code != "no_node"}
+            unsure = {name for name, item in found.items() if isinstance(item, CallFailed) and item.sent}
+            raise self._failure(found, set(answers) | unsure - free)
+        return answers
+
+    async def abort(self, nodes: Iterable[NodeEndpoint]) -> dict[str, CallFailed]:
+        """Tells hospitals that there will be no sum. Each replies with an error that says whether it keeps its charge;
+        of one that cannot be reached the code is ``no_node``."""
+        found = await self._all(nodes, "abort", {})
+        return {name: item for name, item in found.items() if isinstance(item, CallFailed)}
+
+    def _failure(self, found: dict[str, Any], charged: set[str]) -> CallFailed:
+        names = {node.id: node.name for node in self._nodes}
+        failed = [(name, item) for name, item in found.items() if isinstance(item, CallFailed)]
+        if not failed:
+            return CallFailed("node_failed", sent=bool(charged), details={"charged_at": sorted(charged)})
+        name, error = failed[0]
+        reason = errors.from_code(error.code, None, error.details).message
+        kept = ", ".join(names[n] for n in sorted(charged))
+        cost = f"Charged all the same: {kept}." if charged else "No hospital's records were charged."
+        details = {"hospital": name, "charged_at": sorted(charged), "why": f"{names[name]}: {reason} {cost}"}
+        return CallFailed(error.code, sent=bool(charged), details=details)
+
+    async def _all(self, nodes: Iterable[NodeEndpoint], phase: str, seeds: dict[str, Any]) -> dict[str, Any]:
+        """What each node said, by node: an offer, an answer, or the failure."""
+        nodes = list(nodes)
+        found = await asyncio.gather(
+            *(self._one(node, phase, seeds.get(node.id, {})) for node in nodes), return_exceptions=True
+        )
+        for item in found:
+            if isinstance(item, BaseException) and not isinstance(item, CallFailed):
+                raise item
+        return {node.id: item for node, item in zip(nodes, found, strict=True)}
+
+    async def _one(self, node: NodeEndpoint, phase: str, seeds: dict[str, str]) -> Offer | Answer:
+        question = self._question
+        across = {"phase": phase, "roster": self._roster, "seeds": seeds}
+        payload = {**question.payload, "across": across}
+        call = Call(str(question.id), question.kind, question.model, False, question.digest, payload)
+        last: Offer | Answer | None = None
+        with self._network.using(node.id) as breaker:
+            try:
+                async for item in self._gateway.call(node, call):
+                    last = item if isinstance(item, Offer | Answer) else last
+            except CallFailed as error:
+                if error.broken:
+                    breaker.failed()
+                raise
+            breaker.succeeded()
+        if not isinstance(last, Offer if phase == "offer" else Answer):
+            raise CallFailed("node_failed", sent=True)
+        return last
+
+
+def _together(question: Question, nodes: list[NodeEndpoint], answers: dict[str, Answer]) -> Answer:
+    """Adds up and says it.
+
+    Raises:
+        CallFailed: the shares do not belong together.
+    """
+    plan = plan_of(question.payload["parameters"])
+    try:
+        told = {name: json.loads(found.text) for name, found in answers.items()}
+        if not isinstance(plan, AcrossPlan) or len({share["session"] for share in told.values()}) > 1:
+            raise InvalidParameter("The shares are of different sums.", field="shares")
+        members = [(node.id, node.public.key_id if node.public else "") for node in nodes]
+        summed = session.make(str(question.id), members, "0" * 64, plan.cells)
+        numbers = masks.total(summed, {name: masks.from_text(share["share"]) for name, share in told.items()})
+    except (DomainError, KeyError, TypeError, ValueError):
+        details = {"reason": "shares", "charged_at": sorted(answers)}
+        raise CallFailed("node_failed", sent=True, details=details) from None
+    words = {tuple(share["words"]) for share in told.values()}
+    known = list(words.pop()) if len(words) == 1 else []
+    text = across_text.told(plan, numbers, question.payload.get("options") or [], [node.name for node in nodes], known)
+    return Answer(text, "stop", 0, 0, _receipt(question, plan, text, numbers, nodes, answers))
+
+
+def _receipt(
+    question: Question,
+    plan: AcrossPlan,
+    text: str,
+    numbers: list[int],
+    nodes: list[NodeEndpoint],
+    answers: dict[str, Answer],
+) -> dict[str, Any]:
+    event = plan.to_event()
+    mechanism = {name: event[name] for name in ("unit", "adjacency", "epsilon", "delta")}
+    body = {
+        "message_id": str(question.id),
+        "request_digest": question.digest,
+        "kind": question.kind,
+        "model": question.model,
+        "mechanism": mechanism
+        | {"name": plan.name, "parameters": plan.parameters, "claim": claims.sheet(plan.name).reference},
+        "hospitals": [node.hospital for node in nodes],
+        "numbers": numbers,
+    }
+    parts = [(found.receipt or {}, found.text) for found in (answers[node.id] for node in nodes)]
+    return receipts.issue_together(identity.load(settings.IDENTITY_DIR), body, text, parts)
+
+
+def repeated(question: Question, row: uuid.UUID, text: str, receipt: dict[str, Any]) -> Answer | None:
+    """An earlier answer to the very same request, said again for nothing; None if it is of another claim sheet."""
+    body = receipt["body"]
+    mechanism = body["mechanism"]
+    if mechanism["claim"] != claims.sheet(mechanism["name"]).reference:
+        return None
+    again = {
+        **{name: body[name] for name in ("kind", "model", "hospitals", "numbers")},
+        "message_id": str(question.id),
+        "request_digest": question.digest,
+        "mechanism": {**mechanism, "repeat_of": str(row), "released_at": body["at"]},
+    }
+    parts = list(zip(receipt["receipts"], receipt["shares"], strict=True))
+    issued = receipts.issue_together(identity.load(settings.IDENTITY_DIR), again, text, parts)
+    return Answer(text, "stop", 0, 0, issued)
