@@ -67,6 +67,13 @@ class NotFound(DomainError):
     default_message = "There is nothing here."
 
 
+class NothingReleased(NotFound):
+    """A hospital has published nothing that answers this; other kinds read its records, for a privacy cost."""
+
+    code = "nothing_released"
+    default_message = "This hospital has published nothing that answers this."
+
+
 class Conflict(DomainError):
     """The same key was used for another request, or the state has moved on."""
 

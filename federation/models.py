@@ -21,6 +21,7 @@ class Kind(models.TextChoices):
     COHORT_CHOICE = "cohort.choice", "Choose between answers"
     COHORT_KEYWORDS = "cohort.keywords", "Find keywords"
     COHORT_TEXT = "cohort.text", "Ask our records"
+    COHORT_RELEASED = "cohort.released", "Ask what is published"
 
     @property
     def is_cohort(self) -> bool:
@@ -35,6 +36,14 @@ MECHANISMS: dict[str, str] = {
     Kind.COHORT_KEYWORDS: "keywords",
     Kind.COHORT_TEXT: "token_decoding",
 }
+
+
+#: The mechanisms by which several hospitals answer a kind together, by the name in plan and receipts.
+ACROSS: dict[str, str] = {Kind.COHORT_COUNT: "count_across", Kind.COHORT_CHOICE: "choice_across"}
+
+
+#: The same with a check beforehand that may withhold the answer.
+CHECKED: dict[str, str] = {Kind.COHORT_CHOICE: "choice_confident"}
 
 
 class Transport(models.TextChoices):
@@ -117,7 +126,8 @@ class Inference(models.Model):
             ),
             models.CheckConstraint(
                 condition=~Q(kind__startswith="cohort.")
-                | Q(epsilon_micro__gt=0) & (Q(kind="cohort.count") | Q(delta__gt=0)),
+                | Q(kind="cohort.released", epsilon_micro=0)
+                | ~Q(kind="cohort.released") & Q(epsilon_micro__gt=0) & (Q(kind="cohort.count") | Q(delta__gt=0)),
                 name="cohort_answer_has_a_cost",
             ),
         ]

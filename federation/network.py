@@ -47,6 +47,11 @@ class Network:
         found = self._nodes.get(node)
         return {"id": found.id, "name": found.name} if found else None
 
+    def over_records(self, hospital: str) -> NodeEndpoint | None:
+        """The hospital's node that answers from its records and is enrolled with keys; the first by id."""
+        found = [n for n in self._nodes.values() if n.hospital == hospital and n.transport == Transport.SEALED]
+        return min((node for node in found if node.public), key=lambda node: node.id, default=None)
+
     def has_records(self, hospital: str) -> bool:
         return any(n.hospital == hospital and n.transport == Transport.SEALED for n in self._nodes.values())
 
@@ -61,6 +66,7 @@ class Network:
                 load=self._load[node.id],
                 block_left=_block_left(node.status),
                 healthy=node.status.get("healthy", True),
+                released=bool(node.status.get("releases")),
             )
             for node in self._nodes.values()
             if self._breaker(node.id).allows()

@@ -10,6 +10,7 @@ from django.conf import settings
 from federation.models import NodeCall, NodeCallState
 from federation.node import blocks
 from federation.node.models import Patient
+from federation.node.released import shelf
 
 BAND = 100
 
@@ -27,7 +28,7 @@ def engine_state() -> str:
 def document() -> dict[str, Any]:
     """The health answer. The number of patients is a band of 100, so that one admission does not show.
 
-    ``block`` is the block that can pay most, ``blocks`` are all of them.
+    ``block`` is the block that can pay most, ``blocks`` are all of them; ``releases`` is what was published.
 
     Raises:
         BlockExhausted: the hospital has opened no block.
@@ -41,5 +42,6 @@ def document() -> dict[str, Any]:
         "patients_band": f"{low}-{low + BAND - 1}",
         "block": told[0],
         "blocks": told,
+        "releases": shelf.listing(),
         "running": NodeCall.objects.filter(state=NodeCallState.RUNNING).count(),
     }

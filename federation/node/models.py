@@ -7,6 +7,8 @@ from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
 
+from federation.node.released.models import Release, ReleasedCard, ReleasedNote, ReleaseMember  # noqa: F401
+
 
 class Sex(models.TextChoices):
     """Administrative gender, as FHIR codes it."""

@@ -16,36 +16,15 @@ from django.db import connection
 
 from fdrouter.errors import InvalidParameter
 from federation.node.models import CareAssignment, Department, Note, Patient
+from federation.node.phrases import COMMON_WORDS as COMMON_WORDS
+from federation.node.phrases import SILENT_WORDS as SILENT_WORDS
+from federation.node.phrases import Terms
+from federation.node.phrases import quoted as quoted
+from federation.node.phrases import terms_of as terms_of
 
 MAX_LIMIT = 1024
-MAX_QUESTION = 4000
-MAX_TERMS = 24
 #: About 140 tokens of clinical text.
 EXCERPT_CHARACTERS = 560
-#: Words of questions that say nothing about a record. Public, fixed, and stemmed by PostgreSQL like the rest.
-SILENT_WORDS = (
-    "patient patients hospital people person record records chart case cases common commonly often usual usually "
-    "frequent frequently most main typical typically happen happens happened see seen saw report reported reports "
-    "experience experienced know known tell describe summarize summarise summary list answer give given gave get got "
-    "take taken taking took use used using start started treat treated treatment help helped helps make made work "
-    "worked find found show showed question please short briefly sentence sentences one two three many much number "
-    "percent year years week weeks day days month months doctor nurse clinician staff go away went gone come came"
-)
-#: Words that many records hold whatever they are about: they rank, but do not by themselves make a record relevant.
-#: A fixed public list takes the place of corpus statistics, which would let one patient's record move another's score.
-COMMON_WORDS = (
-    "side effect effects adverse reaction reactions event symptom symptoms sign develop developed resolve resolved "
-    "improve improved improvement worsen outcome outcomes result results response respond cause caused drug drugs "
-    "medicine medicines medication medications therapy dose doses dosage condition diagnosis disease disorder problem "
-    "complication complications follow followed visit care clinical acute chronic history level change changed stop "
-    "stopped reduce reduced increase increased high low risk need needed test tests management manage managed"
-)
-_TERMS = (
-    "SELECT lexeme, lexeme = ANY (tsvector_to_array(to_tsvector('english', %(common)s))) "
-    "FROM unnest(to_tsvector('english', %(question)s)) "
-    "WHERE lexeme <> ALL (tsvector_to_array(to_tsvector('english', %(silent)s))) "
-    "ORDER BY positions[1], lexeme LIMIT %(limit)s"
-)
 _COVER = "(SELECT count(*) FROM unnest(%({terms})s::text[]) AS t (term) WHERE {vector} @@ t.term::tsquery)"
 _TOP = f"""
 WITH matched AS MATERIALIZED (
@@ -102,38 +81,6 @@ class CarePatient:
     reference: str
     label: str
     since: date | None
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """A question's stemmed words in its order: the telling ones, and all of them, quoted as tsquery operands.
-
-    When a question has only common words, these are the telling ones.
-    """
-
-    telling: list[str]
-    all: list[str]
-
-    def parameters(self) -> dict[str, Any]:
-        """What the statements of this module ask for."""
-        return {
-            "telling": self.telling,
-            "all": self.all,
-            "any_telling": " | ".join(self.telling),
-            "any": " | ".join(self.all),
-            "least": (len(self.telling) + 1) // 2,
-        }
-
-
-def terms_of(question: str) -> Terms:
-    """The words of a question that a record can match, at most ``MAX_TERMS``."""
-    text = question[:MAX_QUESTION].replace("\x00", " ").encode("utf-8", "replace").decode()
-    values: dict[str, Any] = {"question": text, "common": COMMON_WORDS, "silent": SILENT_WORDS, "limit": MAX_TERMS}
-    with connection.cursor() as cursor:
-        cursor.execute(_TERMS, values)
-        rows: list[tuple[str, bool]] = cursor.fetchall()
-    everything = [quoted(term) for term, _ in rows]
-    return Terms([quoted(term) for term, common in rows if not common] or everything, everything)
 
 
 def top_patients(
@@ -214,11 +161,6 @@ def _label(patient: Patient) -> str:
     conditions = [line.removeprefix("Condition: ") for line in facts if line.startswith("Condition: ")]
     named = [condition.split(",")[0].rstrip(".") for condition in conditions[:2]]
     return ", ".join([facts[0].rstrip(".") if facts else "Patient", *named])
-
-
-def quoted(term: str) -> str:
-    """A lexeme as a quoted tsquery operand, so that no character of a question acts as an operator."""
-    return "'" + term.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _matching_lines(references: Iterable[str], terms: Terms) -> dict[str, list[str]]:

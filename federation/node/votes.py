@@ -8,12 +8,13 @@ of votes by at most one in each of two cells, and each word's count by at most o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from django.db import connection
 
-from federation.node.search import quoted, terms_of
+from federation.node.phrases import lexemes as lexemes
+from federation.node.phrases import matched_words as matched_words
+from federation.node.phrases import phrase_queries, terms_of
 
 _COVER = "(SELECT count(*) FROM unnest(%(telling)s::text[]) AS t (term) WHERE p.vector @@ t.term::tsquery)"
 #: The patients that a question is about, each with the lines of the record that speak of it, a vector each.
@@ -32,18 +33,6 @@ FROM c
 LEFT JOIN unnest(%(phrases)s::text[]) WITH ORDINALITY AS q (phrase, n)
     ON EXISTS (SELECT 1 FROM unnest(c.said) AS s (v) WHERE s.v @@ q.phrase::tsquery) GROUP BY c.id
 """  # noqa: S608 - constants of this module only
-_LEXEMES = (
-    "SELECT n, lexeme, position FROM unnest(%s::text[]) WITH ORDINALITY AS q (phrase, n),"
-    " unnest(to_tsvector('english', phrase)) AS t (lexeme, positions, weights), unnest(positions) AS p (position)"
-    " ORDER BY n, position"
-)
-
-
-def matched_words(question: str) -> list[str]:
-    """The question's own words that records are matched by, in its order; a function of public text."""
-    telling = set(terms_of(question).telling)
-    words = list(dict.fromkeys(re.findall(r"[^\W_]+", question.casefold())))
-    return [word for word, found in zip(words, lexemes(words), strict=True) if found and found <= telling]
 
 
 def count(question: str, blocks: Sequence[int]) -> int:
@@ -87,38 +76,5 @@ def _held(question: str, phrases: Sequence[str], blocks: Sequence[int]) -> list[
     if not terms.telling:
         return []
     with connection.cursor() as cursor:
-        cursor.execute(_HELD, terms.parameters() | {"phrases": _phrases(phrases), "blocks": list(blocks)})
+        cursor.execute(_HELD, terms.parameters() | {"phrases": phrase_queries(phrases), "blocks": list(blocks)})
         return [row[0] or [] for row in cursor.fetchall()]
-
-
-def _rows(phrases: Sequence[str]) -> list[list[tuple[str, int]]]:
-    """Each phrase's stemmed words, quoted, with their places in it; empty for one that has no telling word."""
-    found: list[list[tuple[str, int]]] = [[] for _ in phrases]
-    with connection.cursor() as cursor:
-        cursor.execute(_LEXEMES, [[phrase.replace("\0", " ") for phrase in phrases]])
-        for number, lexeme, position in cursor.fetchall():
-            found[number - 1].append((quoted(lexeme), position))
-    return found
-
-
-def lexemes(phrases: Sequence[str]) -> list[set[str]]:
-    """Each phrase's stemmed words; a function of public text."""
-    return [{lexeme for lexeme, _ in row} for row in _rows(phrases)]
-
-
-def _phrases(phrases: Sequence[str]) -> list[str]:
-    """Each as a tsquery of its words in their order. Between two words one more may stand ("dose was reduced"); words
-    that only stand in the same line ("dry cough, by mouth") are no phrase. One without words matches nothing.
-    """
-    return [_query(row) for row in _rows(phrases)]
-
-
-def _query(row: list[tuple[str, int]]) -> str:
-    if len(row) == 2:
-        (first, here), (second, there) = row
-        gap = there - here
-        return f"({first} <{gap}> {second}) | ({first} <{gap + 1}> {second})"
-    parts = [row[0][0]] if row else [""]
-    for (_, before), (lexeme, position) in zip(row, row[1:], strict=False):
-        parts.append(f" <{position - before}> {lexeme}")
-    return "".join(parts)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node as the planner sees it. ``load`` counts calls under way; ``block_left`` is in [0, 1]."""
+    """A node as the planner sees it. ``load`` counts calls under way; ``block_left`` is in [0, 1].
+
+    ``released``: its hospital has published something.
+    """
 
     node: str
     hospital: str
@@ -20,17 +23,22 @@ class Candidate:
     load: int
     block_left: float = 1.0
     healthy: bool = True
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A request as the planner sees it. ``hospitals`` empty means any; ``records`` needs a hospital's records."""
+    """A request as the planner sees it. ``hospitals`` empty means any; ``records`` needs a hospital's records.
+
+    ``released``: it is answered from what was published, which costs a block nothing.
+    """
 
     id: str
     model: str
     hospitals: frozenset[str]
     records: bool
     home: str | None = None
+    released: bool = False
 
 
 def admissible(demand: Demand, node: Candidate) -> bool:
@@ -57,7 +65,10 @@ def assign(demands: Sequence[Demand], nodes: Sequence[Candidate]) -> dict[str, s
 
         def cost(node: Candidate, demand: Demand = demand) -> tuple[float, str]:
             away = node.hospital != demand.home
-            preference = (1.0 - node.block_left) * 4 + 2.0 * away if demand.records else 0.5 * away
+            charged = demand.records and not demand.released
+            preference = (1.0 - node.block_left) * 4 + 2.0 * away if charged else 0.5 * away
+            if demand.released and not node.released:  # it may have published since its last probe, so it may be asked
+                preference += 1e3
             # A node whose last probe failed may be back already: it comes last, but it comes.
             return load[node.node] + preference + (0.0 if node.healthy else 1e6), node.node
 

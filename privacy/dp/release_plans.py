@@ -32,7 +32,7 @@ its slots: of n members in B slots only n exp(-n / B) are heard. It is better on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ from privacy.dp.accounting import (
     up,
 )
 from privacy.dp.curves import nano_divergence
-from privacy.dp.events import Event
+from privacy.dp.events import Adjacency, Event
 from privacy.dp.mechanisms import MAX_CELLS, NoisyHistogram
 from privacy.dp.releases import Zcdp
 from privacy.dp.text_plan import (
@@ -61,10 +61,10 @@ from privacy.dp.text_plan import (
     plan_text,
 )
 
-ADJACENCY = "swap"
+ADJACENCY: Adjacency = "swap"
 CONFIDENCE = 0.95
 LEAST_EPSILON = 0.01
-DEFAULT_EPSILON = {"cards": 1.0, "corpus": 3.0}
+DEFAULT_EPSILON = {"cards": 2.0, "corpus": 3.0}
 CARDS = (1, 32)
 MAX_CELLS_OF_PATIENT = 32
 GROUPS = (1, 400)
@@ -176,6 +176,23 @@ class CorpusPlan:
 ReleasePlan = CardsPlan | CorpusPlan
 
 
+def sum_cells(held: Iterable[Sequence[int]], card: Card) -> list[int]:
+    """Patients in each cell of ``card``; ``held`` are each patient's cells (places from 0), in any order.
+
+    Of a patient with more than ``card.max_cells`` the first ones in the card's order count, each once.
+
+    Raises:
+        InvalidParameter: a place that the card does not have.
+    """
+    total = [0] * card.cells
+    for places in held:
+        for place in sorted(set(places))[: card.max_cells]:
+            if not 0 <= place < card.cells:
+                raise InvalidParameter("The card has no such cell.", field="cards")
+            total[place] += 1
+    return total
+
+
 def _record(plan: CardsPlan | CorpusPlan, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "mechanism": plan.name,
@@ -195,7 +212,7 @@ def plan_cards(
     found = tuple(card if isinstance(card, Card) else Card(*card) for card in cards)
     check_whole(len(found), "cards", *CARDS)
     for card in found:
-        if not isinstance(card.name, str) or not 1 <= len(card.name) <= 40:
+        if not 1 <= len(card.name) <= 40:
             raise InvalidParameter("A card needs a name.", field="cards")
         check_whole(card.cells, "cells", 1, MAX_CELLS)
         check_whole(card.max_cells, "max_cells", 1, min(card.cells, MAX_CELLS_OF_PATIENT))
@@ -226,7 +243,7 @@ def plan_corpus(
         ``details['try']`` holds an epsilon that would do, or a smaller number of tokens.
     """
     epsilon, delta = _epsilon(epsilon, "corpus"), _delta(delta)
-    if not isinstance(topics, str) or not 1 <= len(topics) <= 80:
+    if not 1 <= len(topics) <= 80:
         raise InvalidParameter("topics must name a list of topics.", field="topics")
     check_whole(groups, "groups", *GROUPS)
     check_whole(parts, "parts", *PARTS)

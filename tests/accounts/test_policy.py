@@ -18,7 +18,7 @@ from accounts.policy import PURPOSES, PolicyRequest
 CLINICAL = {Role.ATTENDING, Role.RESIDENT, Role.NURSE, Role.PHARMACIST, Role.RESEARCHER}
 CARE = CLINICAL - {Role.RESEARCHER}
 COHORT = CLINICAL - {Role.NURSE}
-KINDS = ("general", "chart", "cohort.text")
+KINDS = ("general", "chart", "cohort.text", "cohort.released")
 
 
 def ask(role: str, kind: str, purpose: str, *, same: bool = True, care: bool = True) -> policy.Decision:
@@ -33,6 +33,8 @@ def may(role: Role, kind: str, purpose: str, same: bool, care: bool) -> bool:
         return role in CLINICAL
     if kind == "chart":
         return role in CARE and purpose in ("TREAT", "ETREAT") and same and care
+    if kind == "cohort.released":
+        return role in CLINICAL and purpose != "ETREAT"
     return role in COHORT and purpose in ("TREAT", "HQUALIMP", "HRESCH")
 
 

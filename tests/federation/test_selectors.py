@@ -66,9 +66,9 @@ def test_kinds_and_purposes_follow_the_policy() -> None:
     attending = selectors.purposes_by_kind(principal(person("ada")))
     assert attending[Kind.CHART] == ["TREAT", "ETREAT"]
     nurse = selectors.purposes_by_kind(principal(person("nora", Role.NURSE)))
-    assert Kind.COHORT_TEXT not in nurse
+    assert Kind.COHORT_TEXT not in nurse and Kind.COHORT_RELEASED in nurse
     researcher = selectors.purposes_by_kind(principal(person("rhea", Role.RESEARCHER)))
-    assert researcher == {kind: ["HQUALIMP", "HRESCH"] for kind in Kind if kind == Kind.GENERAL or kind.is_cohort}
+    assert researcher == {kind: ["HQUALIMP", "HRESCH"] for kind in Kind if kind != Kind.CHART}
     assert selectors.purposes_by_kind(principal(person("olga", Role.NODE_OPERATOR))) == {}
 
 

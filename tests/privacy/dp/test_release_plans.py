@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from fdrouter.errors import InvalidParameter, PushTooSmall
 from privacy.dp.accounting import epsilon_of_rho, rho_of_epsilon
 from privacy.dp.cohort_plans import plan_of
-from privacy.dp.mechanisms import bounded_sum
-from privacy.dp.release_plans import Card, CardsPlan, CorpusPlan, plan_cards, plan_corpus
+from privacy.dp.release_plans import Card, CardsPlan, CorpusPlan, plan_cards, plan_corpus, sum_cells
 
 CARDS = (Card("sex", 4, 1), Card("departments", 6, 3), Card("topics", 500, 4))
 DELTA = 1e-5
 
 
 def cards(**changes: Any) -> CardsPlan:
-    return plan_cards(**({"cards": CARDS, "epsilon": 1.0, "delta": DELTA} | changes))
+    wanted: dict[str, Any] = {"cards": CARDS, "epsilon": 1.0, "delta": DELTA}
+    return plan_cards(**wanted | changes)
 
 
 def corpus(**changes: Any) -> CorpusPlan:
-    return plan_corpus(**({"topics": "topics-1", "groups": 20, "epsilon": 3.0, "delta": DELTA} | changes))
+    wanted: dict[str, Any] = {"topics": "topics-1", "groups": 20, "epsilon": 3.0, "delta": DELTA}
+    return plan_corpus(**wanted | changes)
 
 
 # --- cards --------------------------------------------------------------------------------------------------------
@@ -40,16 +41,24 @@ def test_cards_cost_what_a_patient_in_all_their_cells_costs() -> None:
     assert epsilon_of_rho(plan.rho, DELTA) <= 1.0
 
 
-@given(
-    before=st.lists(st.integers(0, 3), min_size=12, max_size=12),
-    after=st.lists(st.integers(0, 3), min_size=12, max_size=12),
-)
-def test_a_swapped_record_moves_a_card_by_no_more_than_is_paid(before: list[int], after: list[int]) -> None:
-    others = [[1] * 12, [0] * 12]
-    moved = bounded_sum([*others, before], max_cells=3, max_per_cell=1) - bounded_sum(
-        [*others, after], max_cells=3, max_per_cell=1
-    )
-    assert sum(int(step) ** 2 for step in moved) <= 2 * 3  # the squared L2 sensitivity that max_cells 3 pays for
+PLACES = st.lists(st.integers(0, 11), max_size=12)
+
+
+@given(others=st.lists(PLACES, max_size=4), before=PLACES, after=PLACES)
+def test_a_swapped_record_moves_a_card_by_no_more_than_is_paid(
+    others: list[list[int]], before: list[int], after: list[int]
+) -> None:
+    card = Card("topics", 12, 3)
+    one, other = sum_cells([*others, before], card), sum_cells([after, *others], card)
+    # The squared L2 sensitivity that 2 * max_cells in the event pays for.
+    assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) <= 2 * card.max_cells
+    assert sum(one) <= 3 * (len(others) + 1)
+
+
+def test_of_a_patient_with_many_cells_the_first_in_public_order_count_once() -> None:
+    assert sum_cells([[5, 1, 1, 4, 0], [5]], Card("a", 6, 3)) == [1, 1, 0, 0, 1, 1]
+    with pytest.raises(InvalidParameter):
+        sum_cells([[6]], Card("a", 6, 3))
 
 
 def test_more_cells_a_patient_cost_more_noise_and_more_cells_a_card_do_not() -> None:
