@@ -22,12 +22,11 @@ from functools import lru_cache
 from typing import Any
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.accounting import check_delta, check_epsilon, check_whole, nano_rdp_up, rho_of_epsilon, up
-from privacy.dp.bounds import ADJACENCY, CONFIDENCE, DEFAULT_EPSILON, LEAST_EPSILON, OPTIONS
+from privacy.dp.accounting import check_whole, nano_rdp_up, rho_of_epsilon, up
+from privacy.dp.bounds import ADJACENCY, CONFIDENCE, DEFAULT_EPSILON, OPTIONS, delta_of, epsilon_of
 from privacy.dp.events import Event
 from privacy.dp.mechanisms import NoisyHistogram
 from privacy.dp.releases import Zcdp
-from privacy.dp.text_plan import DEFAULT_DELTA, MAX_DELTA, MAX_EPSILON
 
 COUNT, CHOICE = "count_across", "choice_across"
 NAMES = (COUNT, CHOICE)
@@ -135,10 +134,7 @@ def _plan(
     name: str, epsilon: float | None, delta: float | None, options: int, hospitals: int, colluders: int
 ) -> AcrossPlan:
     kind = "count" if name == COUNT else "choice"
-    epsilon = check_epsilon(DEFAULT_EPSILON[kind] if epsilon is None else epsilon, high=MAX_EPSILON)
-    if epsilon < LEAST_EPSILON:
-        raise InvalidParameter(f"epsilon must be at least {LEAST_EPSILON:g}.", field="epsilon", low=LEAST_EPSILON)
-    delta = check_delta(DEFAULT_DELTA if delta is None else delta, high=MAX_DELTA)
+    epsilon, delta = epsilon_of(epsilon, DEFAULT_EPSILON[kind]), delta_of(delta)
     check_whole(hospitals, "hospitals", *HOSPITALS)
     # Two honest hospitals at least: the number of a single one would stand in the sum, under its own noise alone.
     check_whole(colluders, "colluders", 1, hospitals - 2)
