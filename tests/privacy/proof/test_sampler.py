@@ -34,7 +34,8 @@ def scores_of(shape: str, scale: float) -> np.ndarray[Any, np.dtype[np.int64]]:
         "a unit apart": [0, -1 / scale, -2 / scale],
         "below the floor": [0, -1, -1e9],
     }
-    return np.maximum(np.rint(np.array(gaps[shape]) * scale), -(2**29)).astype(np.int64)
+    whole = np.rint(np.array(gaps[shape]) * scale)
+    return np.array(np.maximum(whole, -(2**29)), dtype=np.int64)
 
 
 @pytest.mark.parametrize(
