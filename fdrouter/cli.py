@@ -37,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask a question; the token comes from FDROUTER_TOKEN or FDROUTER_TOKEN_FILE")
     ask.add_argument("question", help="the question, or - to read it from the standard input")
     ask.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="the router (%(default)s)")
-    kinds = "general (the default), chart, or cohort.count, cohort.choice, cohort.keywords, cohort.text"
+    kinds = (
+        "general (the default), chart, cohort for the cheapest way over records that can answer, or one of these ways"
+    )
+    kinds += ": cohort.count, cohort.choice, cohort.keywords, cohort.text"
     ask.add_argument("--kind", default="general", help=kinds)
     ask.add_argument("--epsilon", type=float, help="the privacy cost to spend; default: the router's usual one")
     ask.add_argument("--max-epsilon", type=float, help="refuse to spend more than this")
@@ -96,6 +99,8 @@ def _ask(given: argparse.Namespace) -> None:
             sys.stdout.write(text)
             sys.stdout.flush()
         _say("")
+        if stream.response.chosen:
+            _note(f"[chosen: {stream.response.chosen['why']}]")
         _note(_cost(stream.response))
 
 

@@ -121,9 +121,9 @@ def short(value: float) -> str:
     return f"{math.floor(value * 100 + 1e-6) / 100:.2f}".rstrip("0").rstrip(".")
 
 
-def _largest(gauges: Sequence[Gauge], blocks: Sequence[Block]) -> float | None:
-    """The largest tenth that fits; the smallest question's own cost where no tenth does."""
-    most = min([MAX_EPSILON, *(gauge.left for gauge in gauges)])
+def _largest(gauges: Sequence[Gauge], blocks: Sequence[Block], most: float = MAX_EPSILON) -> float | None:
+    """The largest tenth up to ``most`` that fits; the smallest question's own cost where no tenth does."""
+    most = min([most, *(gauge.left for gauge in gauges)])
     if blocks:
         most = min(most, max(block.epsilon_left for block in blocks))
     tenth = math.floor(most * 10 + 1e-6)
@@ -164,7 +164,8 @@ BUDGET_PAGE = "/budget"
 def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
     """The error with ``details["try"]``: single changes that would each have an answer, best first.
 
-    ``{"epsilon"}`` is the same question for less, ``{"kind", "epsilon"}`` a cheaper way to answer it,
+    ``{"epsilon"}`` is the same question for less (a text of a set size with ``"max_tokens"`` where it must become
+    shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it,
     ``{"hospitals"}`` other records, ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of
     a daily quota. A spent quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
     where even a full quota would not pay. Other errors stay as they are.
@@ -184,10 +185,9 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
     blocks = blocks_of(nodes_of(wish.hospitals))
     found: list[dict[str, Any]] = []
     if wish.plan is not None:
-        if (
-            smaller := _fitting(wish.kind, wish.plan.epsilon, wish, gauges, blocks, below=wish.plan.epsilon)
-        ) is not None:
-            found.append({"epsilon": smaller})
+        smaller = _fitting(wish.kind, wish.plan.epsilon, wish, gauges, blocks, below=wish.plan.epsilon)
+        if smaller is not None and (change := _cheaper(wish.plan, smaller)) is not None:
+            found.append(change)
         other = Kind(choosing.choose(wish.question, wish.options).kind)
         if other in allowed and _BY_COST.index(other) < _BY_COST.index(wish.kind):
             usual = DEFAULT_EPSILON[MECHANISMS[other]]
@@ -204,6 +204,18 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
     return found
 
 
+def _cheaper(plan: Plan, epsilon: float) -> dict[str, Any] | None:
+    """The change that asks the same for this epsilon. A text whose size was set may have to become shorter for it."""
+    if not isinstance(plan, TextPlan) or plan_text(epsilon=plan.epsilon, delta=plan.delta, top_k=plan.top_k) == plan:
+        return {"epsilon": epsilon}
+    try:
+        plan_text(epsilon=epsilon, delta=plan.delta, contexts=plan.contexts, max_tokens=plan.max_tokens)
+    except PushTooSmall as error:
+        shorter = (offer["max_tokens"] for offer in error.details["try"] if "max_tokens" in offer)
+        return next(({"epsilon": epsilon, "max_tokens": tokens} for tokens in shorter), None)
+    return {"epsilon": epsilon}
+
+
 def _fitting(
     kind: Kind,
     wanted: float,
@@ -215,8 +227,8 @@ def _fitting(
 ) -> float | None:
     """The largest of a few amounts up to ``wanted`` that quotas and a block can pay; ``None`` where none is."""
     if kind == Kind.COHORT_TEXT:
-        largest = _largest(gauges, blocks)
-        return largest if largest is not None and largest < below else None
+        found = (_largest(gauges, blocks, wanted * part) for part in _PART_OF_WISH)
+        return next((amount for amount in found if amount is not None and amount < below), None)
     most = min([wanted, *(gauge.left for gauge in gauges)])
     for part in _PART_OF_WISH:
         epsilon = math.floor(most * part * 100 + 1e-6) / 100

@@ -31,6 +31,7 @@ class Response:
     ``privacy_cost`` is the epsilon that was charged: the claim holds for ``unit`` (``patient``) under ``adjacency`` and
     ``delta``; all of these are ``None`` or 0 where no records were read privately. ``receipt`` is the node's signed
     receipt, ``None`` from a plain engine; ``receipt_verified`` says whether it was checked (``audit_trail=True``).
+    ``chosen`` is ``{"kind", "why"}`` where the router was to choose (kind ``cohort``), else ``None``.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Response:
     finish_reason: str
     usage: dict[str, int] = field(default_factory=dict)
     receipt_verified: bool = False
+    chosen: dict[str, str] | None = None
 
     @property
     def remaining_budget(self) -> float:
@@ -74,6 +76,7 @@ def make(text: str, document: Mapping[str, Any], finish_reason: str) -> Response
         receipt=privacy["receipt"],
         finish_reason=finish_reason,
         usage=dict(document.get("usage") or {}),
+        chosen=privacy.get("chosen"),
     )
 
 

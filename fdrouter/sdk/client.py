@@ -188,14 +188,15 @@ class PrivateInferenceClient(_Client):
                 is spent is the router's usual epsilon for the kind, or the bound where that is less.
             kind: ``general`` (the default: no record is read, nothing is spent), ``chart`` (needs ``patient``), or over
                 many records ``cohort.count``, ``cohort.choice`` (needs ``options``), ``cohort.keywords`` and
-                ``cohort.text``. Records are never read unless they are asked for.
+                ``cohort.text``, or ``cohort`` for the cheapest of these that can answer (the response's ``chosen`` says
+                which and why). Records are never read unless they are asked for.
             stream: gives an iterator of text instead; its ``response`` is there at the end.
             options: ``epsilon``, ``delta``, ``hospitals``, ``patient``, ``purpose``, ``contexts``, ``max_tokens``,
                 ``options``, ``picks``, ``model``, ``idempotency_key``, ``audit_trail`` (True: the receipt is checked).
                 ``require_consensus`` is refused: one node answers a request in this version.
 
         Raises:
-            PrivacyBudgetExceeded: bound, allowance or block do not pay; ``suggestions`` say what would do.
+            PrivacyBudgetExceeded: bound, allowance or block do not pay; ``offers`` say what would do.
             RouterError: everything else; see :mod:`fdrouter.sdk.errors`.
         """
         question = self._question(prompt, max_privacy_budget, kind, options)

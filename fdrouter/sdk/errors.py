@@ -11,7 +11,8 @@ class RouterError(Exception):
 
     ``status`` is the HTTP status (``None`` when the request was not answered or not sent), ``charged`` says whether
     the request was paid for although it failed (``None`` when the router did not say), ``request_id`` names it in the
-    history.
+    history. ``offers`` are single changes that would each have an answer, best first, and ``retry_after`` is how many
+    seconds until a spent allowance refills (``None`` where waiting does not help).
     """
 
     code = "router_error"
@@ -32,13 +33,26 @@ class RouterError(Exception):
         self.request_id: str | None = self.details.get("id")
         super().__init__(message)
 
+    @property
+    def offers(self) -> list[dict[str, Any]]:
+        """``{"epsilon"}``, ``{"contexts"}`` and ``{"max_tokens"}`` change that value alone; ``{"kind"}`` (with its
+        ``epsilon``) asks in another way, without the parameters of the first; ``{"hospitals"}`` asks other records;
+        ``{"request_budget"}`` is the page where more can be asked for.
+        """
+        return list(self.details.get("try", ()))
+
+    @property
+    def retry_after(self) -> int | None:
+        seconds = self.details.get("retry_after")
+        return seconds if isinstance(seconds, int) else None
+
 
 class PrivacyBudgetExceeded(RouterError):
     """The caller's own bound, a daily allowance or a hospital's block does not pay for this.
 
-    ``scope`` is ``request`` (the bound given with the request), ``user``, ``department`` or ``block``. ``suggestions``
-    are single changes that would each make it work, such as ``{"epsilon": 2.4}`` or ``{"contexts": 96}``; it is empty
-    where only waiting helps (allowances refill daily) or nothing does (a block never refills).
+    ``scope`` is ``request`` (the bound given with the request), ``user``, ``department``, ``hospital`` or ``block``.
+    ``suggestions`` are those of ``offers`` that change a number of the same request, such as ``{"epsilon": 2.4}`` or
+    ``{"contexts": 96}``; it is empty where only waiting helps (allowances refill daily), another kind, or nothing does.
     """
 
     code = "privacy_budget_exceeded"
@@ -49,7 +63,7 @@ class PrivacyBudgetExceeded(RouterError):
 
     @property
     def suggestions(self) -> list[dict[str, float]]:
-        return list(self.details.get("try", ()))
+        return [offer for offer in self.offers if offer.keys() <= {"epsilon", "contexts", "max_tokens"}]
 
 
 class PolicyDenied(RouterError):

@@ -27,7 +27,7 @@ from fdrouter.sdk.errors import (
 
 T = TypeVar("T")
 CHAT = "/v1/chat/completions"
-GENERAL, COHORT = "general", "cohort."
+GENERAL, COHORT, AUTO = "general", "cohort.", "cohort"
 SCOPE_REQUEST = "request"
 _BAD_GATEWAY = (502, 503, 504)
 
@@ -145,7 +145,7 @@ def _model() -> Steps[str]:
 def _affordable(question: Question) -> Steps[float | None]:
     """The epsilon to send: the one asked for, else the router's usual one, else the bound if that is enough."""
     bound, epsilon = question.bound, question.epsilon
-    if bound is None or not question.kind.startswith(COHORT):
+    if bound is None or not (question.kind.startswith(COHORT) or question.kind == AUTO):
         return epsilon
     if epsilon is not None:
         if epsilon > bound:
@@ -162,7 +162,7 @@ def _affordable(question: Question) -> Steps[float | None]:
     return bound
 
 
-def _over(question: Question, message: str, suggestions: list[dict[str, float]]) -> PrivacyBudgetExceeded:
+def _over(question: Question, message: str, suggestions: list[dict[str, Any]]) -> PrivacyBudgetExceeded:
     details = {"scope": SCOPE_REQUEST, "bound": question.bound, "try": suggestions, "charged": False}
     return PrivacyBudgetExceeded(message, details=details)
 
@@ -170,6 +170,7 @@ def _over(question: Question, message: str, suggestions: list[dict[str, float]])
 def _quote(question: Question, epsilon: float | None) -> Call:
     asked = {
         "kind": question.kind,
+        "question": question.prompt if question.kind == AUTO else None,
         "epsilon": epsilon,
         "delta": question.delta,
         "hospitals": list(question.hospitals) or None,

@@ -30,6 +30,7 @@ from fdrouter.sdk import (
     NotFound,
     NotOffered,
     RouterUnreachable,
+    answers,
     errors,
 )
 from tests.fdrouter.proxy import BreakingProxy
@@ -372,6 +373,47 @@ def test_a_blocks_refusal_names_the_block_as_its_scope() -> None:
     error = errors.from_body({"error": {"code": "block_exhausted", "message": "No."}}, 402)
     assert isinstance(error, PrivacyBudgetExceeded)
     assert (error.scope, error.suggestions) == ("block", [])
+
+
+def test_offers_are_all_that_would_do_and_suggestions_those_of_the_same_request() -> None:
+    offers = [{"epsilon": 2.0}, {"kind": "cohort.count", "epsilon": 0.3}, {"request_budget": "/budget"}]
+    details = {"try": offers, "retry_after": 90, "scope": "user"}
+    error = errors.from_body({"error": {"code": "quota_spent", "message": "No.", "details": details}}, 429)
+    assert isinstance(error, PrivacyBudgetExceeded)
+    assert (error.offers, error.suggestions, error.retry_after) == (offers, [{"epsilon": 2.0}], 90)
+    bare = errors.from_body({"error": {"code": "push_too_small", "message": "No."}}, 422)
+    assert (bare.offers, bare.retry_after) == ([], None)
+
+
+COUNTING = "How many patients coughed?"
+
+
+@pytest.mark.parametrize(("bound", "spent"), [(None, 300_000), (9.0, 300_000), (0.2, 200_000)])
+def test_the_cheapest_kind_is_chosen_within_the_bound(
+    stack: Stack, ada: Person, bound: float | None, spent: int
+) -> None:
+    with client_of(stack, ada) as client, pytest.raises(NodeUnavailable):
+        client.query(COUNTING, bound, kind="cohort", model="steady")
+    (row,) = stack.rows(ada)
+    assert (row.kind, row.epsilon_micro) == ("cohort.count", spent)
+
+
+def test_a_spent_allowance_comes_with_offers_and_nothing_is_charged(stack: Stack, ada: Person) -> None:
+    ada.exhaust("user_epsilon")
+    with client_of(stack, ada) as client, pytest.raises(PrivacyBudgetExceeded) as refused:
+        client.query(COUNTING, kind="cohort", model="steady")
+    assert refused.value.offers == [{"kind": "general"}, {"request_budget": "/budget"}]
+    assert refused.value.retry_after is not None
+    assert stack.rows(ada) == []
+
+
+def test_a_response_says_why_its_kind_was_chosen() -> None:
+    privacy = {"kind": "cohort.count", "epsilon": 0.3, "delta": 0.0, "unit": "patient", "adjacency": "swap"}
+    privacy |= {"mechanism": "count", "remaining": {"user": 1.0, "department": 1.0, "block": 1.0}, "receipt": None}
+    document = {"id": f"chatcmpl-{uuid.uuid4().hex}", "model": "m", "privacy": privacy}
+    assert answers.make("About 5.", document, "stop").chosen is None
+    why = {"kind": "cohort.count", "why": "The question asks how many."}
+    assert answers.make("About 5.", document | {"privacy": privacy | {"chosen": why}}, "stop").chosen == why
 
 
 def test_responses_do_not_change(stack: Stack, ada: Person) -> None:

@@ -144,6 +144,22 @@ def test_what_is_offered_is_not_refused(node: Node, kind: str, used: int, questi
     assert all(dearer.index(other) < dearer.index(Kind(kind)) for other in others)
 
 
+@pytest.mark.parametrize(
+    ("size", "offered"),
+    [
+        ({"contexts": 64, "max_tokens": 12}, {"epsilon": 2.0, "max_tokens": 6}),
+        ({"contexts": 128, "max_tokens": 12}, {"epsilon": 2.0}),
+    ],
+)
+def test_less_for_a_text_of_a_set_size_may_be_a_shorter_one(
+    node: Node, size: dict[str, int], offered: dict[str, float]
+) -> None:
+    user = researcher()
+    (first, *_) = tried(quote(user, epsilon=3.0, **size).refusal)
+    assert first == offered
+    assert quote(user, **(size | offered)).refusal is None
+
+
 def test_where_nothing_but_another_day_would_do_little_is_offered(node: Node) -> None:
     user = researcher()
     spend(user, 1_995_000)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import openai
 import pytest
 
 from accounts.models import ApiToken, Membership, Role
 from compliance.models import Event
 from fdrouter import api, errors
-from privacy.models import Unit
+from privacy import quotas
+from privacy.models import Reservation, Scope, Unit
 from tests.federation.api.stack import Person, Stack, until
 
 MESSAGES = [{"role": "user", "content": "How?"}]
@@ -93,8 +97,76 @@ def test_a_spent_privacy_allowance_is_a_429_that_says_whose(stack: Stack, ada: P
     assert error["type"] == "rate_limit_error"
     assert (error["details"]["scope"], error["details"]["unit"]) == (named, "micro_epsilon")
     assert error["details"]["needed"] == 3_000_000
+    assert {"kind": "general"} in error["details"]["try"] and {"request_budget": "/budget"} in error["details"]["try"]
     assert stack.rows(ada) == []
+    assert ada.used() == 0
+    assert not Reservation.objects.filter(owner=quotas.user_key(ada.user.pk)).exists()
     assert Event.objects.filter(actor_id=ada.user.pk, kind="ledger.reserve", outcome="quota_spent").count() == 1
+
+
+def test_a_refusal_offers_what_is_left_and_the_offer_is_taken(stack: Stack, ada: Person) -> None:
+    Scope.objects.filter(pk=ada.scopes.user_epsilon).update(used=8_600_000)
+    messages = [{"role": "user", "content": "How many patients coughed?"}]
+    privacy = {"kind": "cohort.text", "epsilon": 3.0}
+    error = error_of(stack.ask(ada, privacy=privacy, messages=messages), 429, "quota_spent")
+    smaller, counted, general, more = error["details"]["try"]
+    assert (smaller, counted) == ({"epsilon": 1.4}, {"kind": "cohort.count", "epsilon": 0.3})
+    assert (general, more) == ({"kind": "general"}, {"request_budget": "/budget"})
+    assert ada.used(Unit.MICRO_EPSILON) == 8_600_000
+    assert stack.ask(ada, privacy=general, messages=messages).status_code == 200
+    # No node over records is in this network: these are admitted, fail, and are given back.
+    for offer in (smaller, counted):
+        error_of(stack.ask(ada, privacy=privacy | offer, messages=messages), 503, "no_node")
+    until(lambda: ada.used(Unit.MICRO_EPSILON) == 8_600_000)
+
+
+def test_a_quota_refusal_says_in_its_header_when_to_come_back(stack: Stack, ada: Person) -> None:
+    """OpenAI's clients repeat a 429 unless they are told not to; each try would be a refusal on record."""
+    ada.exhaust("user_requests")
+    response = stack.ask(ada)
+    error = error_of(response, 429, "quota_spent")
+    zone = ZoneInfo(Scope.objects.get(pk=ada.scopes.user_requests).time_zone)
+    midnight = datetime.combine(datetime.now(zone).date() + timedelta(days=1), time(), tzinfo=zone)
+    assert abs(int(response.headers["retry-after"]) - (midnight - datetime.now(UTC)).total_seconds()) < 10
+    assert error["details"]["retry_after"] == int(response.headers["retry-after"])
+    assert response.headers["x-should-retry"] == "false"
+    assert error["details"]["try"] == []
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=ada.token, max_retries=3) as client:
+        with pytest.raises(openai.RateLimitError):
+            client.chat.completions.create(model="steady", messages=[{"role": "user", "content": "How?"}])
+    assert Event.objects.filter(actor_id=ada.user.pk, kind="ledger.reserve", outcome="quota_spent").count() == 2
+
+
+def test_other_refusals_have_no_time(stack: Stack, ada: Person) -> None:
+    response = stack.ask(ada, privacy={"kind": "nonsense"})
+    assert "retry-after" not in response.headers and "x-should-retry" not in response.headers
+
+
+def test_a_kind_that_is_left_open_is_chosen_and_says_why(stack: Stack, ada: Person) -> None:
+    messages = [{"role": "user", "content": "How many patients coughed?"}]
+    error = error_of(stack.ask(ada, privacy={"kind": "cohort"}, messages=messages), 503, "no_node")
+    found = stack.api(ada, "GET", f"inferences/{error['details']['id']}").json()
+    assert found["kind"] == "cohort.count"
+    assert found["privacy"]["chosen"]["kind"] == "cohort.count"
+    assert "how many" in found["privacy"]["chosen"]["why"]
+    headers = {"X-Privacy-Kind": "cohort"}
+    error = error_of(stack.ask(ada, headers=headers, messages=messages), 503, "no_node")
+    named = error_of(stack.ask(ada, privacy={"kind": "cohort.count"}, messages=messages), 503, "no_node")
+    digests = {bytes(row.request_digest) for row in stack.rows(ada)}
+    assert len(digests) == 1, "chosen or named, it is the same request, which a stored release answers"
+    named_row = stack.api(ada, "GET", f"inferences/{named['details']['id']}").json()
+    assert named_row["privacy"]["chosen"] is None
+
+
+def test_the_same_key_may_name_the_kind_the_second_time(stack: Stack, ada: Person) -> None:
+    messages = [{"role": "user", "content": "How many patients coughed?"}]
+    for kind in ("cohort", "cohort.count"):
+        privacy = {"kind": kind, "idempotency_key": "once"}
+        error_of(stack.ask(ada, privacy=privacy, messages=messages), 503, "no_node")
+    assert len(stack.rows(ada)) == 1
+    other = [{"role": "user", "content": "Why do they cough?"}]
+    again = stack.ask(ada, privacy={"kind": "cohort", "idempotency_key": "once"}, messages=other)
+    error_of(again, 409, "idempotency_conflict")
 
 
 def test_general_answers_go_on_when_the_privacy_allowance_is_spent(stack: Stack, ada: Person) -> None:

@@ -15,9 +15,12 @@ from django.utils import timezone
 
 from accounts import principals
 from accounts.models import Membership, Role, User
+from fdrouter.api import exception_handler
+from fdrouter.errors import BlockExhausted, QuotaSpent
 from federation import identity, selectors
 from federation.models import Inference, Kind
 from privacy import quotas
+from privacy.dp.text_plan import plan_text
 from privacy.models import Scope
 from tests.accounts.people import department, hospital, person, principal
 from tests.federation import rows
@@ -123,6 +126,37 @@ def test_a_quote_says_beforehand_why_sending_would_fail(client: Client) -> None:
     assert (spent["refusal"]["code"], spent["refusal"]["details"]["scope"]) == ("quota_spent", "user")
     assert spent["user_left"] == 2.0
     assert call(client, ada, "POST", "quote", {**ask, "hospitals": ["atlantis"]}).json()["refusal"]["code"] == "no_node"
+
+
+def test_a_quote_of_an_open_kind_says_which_and_why(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    asked = {"kind": "cohort", "question": "How many patients coughed?"}
+    quote = call(client, ada, "POST", "quote", asked).json()
+    assert (quote["kind"], quote["epsilon"], quote["chosen"]["kind"]) == ("cohort.count", 0.3, "cohort.count")
+    assert "how many" in quote["chosen"]["why"]
+    named = call(client, ada, "POST", "quote", {"kind": "cohort.count"}).json()
+    assert named["chosen"] is None
+    assert named["block_share"] == quote["block_share"] and 0 < named["block_share"]["northfield"] < 0.1
+    voted = call(client, ada, "POST", "quote", {**asked, "options": ["dry cough", "rash"]}).json()
+    assert voted["kind"] == "cohort.choice"
+    for question in ("", " "):
+        problem(call(client, ada, "POST", "quote", {**asked, "question": question}), 422, "invalid_parameter")
+
+
+def test_a_refused_quote_offers_what_to_do_instead(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    Scope.objects.filter(pk=quotas.scopes_for(principal(ada)).user_epsilon).update(used=quotas.micro(8.0))
+    asked = {"kind": "cohort.text", "epsilon": 3.0, "question": "How many patients coughed?"}
+    details = call(client, ada, "POST", "quote", asked).json()["refusal"]["details"]
+    assert details["try"] == [
+        {"epsilon": 2.0},
+        {"kind": "cohort.count", "epsilon": 0.3},
+        {"kind": "general"},
+        {"request_budget": "/budget"},
+    ]
+    assert details["retry_after"] > 0
 
 
 def test_yesterdays_spending_does_not_count_against_todays_quote(client: Client) -> None:
@@ -318,3 +352,23 @@ def test_the_openapi_document_is_valid_and_complete(client: Client, tmp_path: An
     served = client.get("/api/schema", headers={"Accept": "application/vnd.oai.openapi+json"})
     assert json.loads(served.content)["info"]["title"] == "fdrouter"
     assert client.get("/api/docs").status_code == 200
+
+
+def test_a_request_that_a_block_could_not_pay_offers_what_to_do_instead(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    values = {"parameters": plan_text(epsilon=3.0).to_event(), "reason": "block_exhausted", "details": {}}
+    row = rows.request(ada, "Which drugs?", None, kind=Kind.COHORT_TEXT, state="failed", epsilon=3.0, **values)
+    error = call(client, ada, "GET", f"inferences/{row.pk}").json()["error"]
+    assert error["details"]["try"][1:] == [{"kind": "cohort.keywords", "epsilon": 1.0}, {"kind": "general"}]
+    assert set(error) == {"id", "code", "message", "details", "charged"}
+    (listed,) = call(client, ada, "GET", "inferences").json()
+    assert listed["error"]["details"] == {}
+
+
+def test_a_quota_refusal_over_rest_has_the_header_too() -> None:
+    known = exception_handler(QuotaSpent(scope="user", retry_after=60), {})
+    assert (known.status_code, known["Retry-After"]) == (429, "60")
+    unknown = exception_handler(QuotaSpent(scope="user"), {})
+    assert "Retry-After" not in unknown.headers
+    assert "Retry-After" not in exception_handler(BlockExhausted(retry_after=60), {}).headers
