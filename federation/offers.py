@@ -166,7 +166,8 @@ def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
 
     ``{"epsilon"}`` is the same question for less (a text of a set size with ``"max_tokens"`` where it must become
     shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it,
-    ``{"hospitals"}`` other records, ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of
+    ``{"hospitals"}`` other records, ``{"kind": "cohort.released"}`` what is published (where something is: it may not
+    be about this, but asking is free), ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of
     a daily quota. A spent quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
     where even a full quota would not pay. Other errors stay as they are.
     """
@@ -182,7 +183,8 @@ def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
 
 def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Sequence[Gauge]) -> list[dict[str, Any]]:
     allowed = selectors.purposes_by_kind(principal)
-    blocks = blocks_of(nodes_of(wish.hospitals))
+    nodes = nodes_of(wish.hospitals)
+    blocks = blocks_of(nodes)
     found: list[dict[str, Any]] = []
     if wish.plan is not None:
         smaller = _fitting(wish.kind, wish.plan.epsilon, wish, gauges, blocks, below=wish.plan.epsilon)
@@ -197,6 +199,8 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
         elsewhere = [block for block in blocks_of(nodes_of(())) if block.hospital not in wish.hospitals]
         if paying := sorted(block.hospital for block in elsewhere if block.pays(wish.plan)):
             found.append({"hospitals": paying})
+    if wish.kind.is_cohort and Kind.COHORT_RELEASED in allowed and any(node.status.get("releases") for node in nodes):
+        found.append({"kind": Kind.COHORT_RELEASED.value})
     if wish.kind != Kind.GENERAL and Kind.GENERAL in allowed:
         found.append({"kind": Kind.GENERAL.value})
     if isinstance(error, QuotaSpent):

@@ -186,6 +186,14 @@ def test_an_exhausted_block_offers_those_hospitals_that_can_pay(ada: User, node:
     assert quote(ada, hospitals=["lakeside"]).refusal is None
 
 
+def test_what_is_published_is_offered_where_something_is(ada: User, node: Node) -> None:
+    exhaust(node)
+    assert tried(quote(ada).refusal) == [{"kind": "general"}]
+    node.status["releases"] = [{"kind": "cards"}]
+    node.save()
+    assert tried(quote(ada).refusal) == [{"kind": "cohort.released"}, {"kind": "general"}]
+
+
 def test_a_choice_is_offered_for_less_with_its_own_answers(ada: User, node: Node) -> None:
     spend(ada, 9_300_000)
     answers = ["dry cough", "rash", "nausea"]
