@@ -240,6 +240,8 @@ def _peer_seeds(message: Message, found: Session) -> dict[str, bytes]:
             if envelope_id != _seed_id(found) or contents["session"] != found.digest:
                 raise sealing.BadEnvelope("of another session")
             got[name] = base64.b64decode(contents["seed"], validate=True)
+            if len(got[name]) != masks.SEED_BYTES:
+                raise sealing.BadEnvelope("short")
         except (sealing.BadEnvelope, KeyError, TypeError, ValueError):
             raise InvalidParameter(f"The seed of {name} is not genuine.", field="across.seeds") from None
     return got

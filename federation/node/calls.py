@@ -16,17 +16,22 @@ from fdrouter import crypto
 from fdrouter.errors import Conflict, DomainError, IdempotencyConflict, NodeFailed, PolicyDenied
 from fdrouter.evidence import Event, record
 from federation import identity, receipts
-from federation.models import MECHANISMS, Kind, NodeCall, NodeCallState
+from federation.models import ACROSS, CHECKED, MECHANISMS, Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
 from privacy import claims, ledger
+from privacy.dp.across_plans import AcrossPlan
 from privacy.dp.cohort_plans import ChoicePlan, Plan, plan_of
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
 from privacy.models import Reservation, ReservationState
+
+#: How an answer ends whose check did not pass: the histogram was not released.
+WITHHELD = "withheld"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An opened and checked message."""
+    """An opened and checked message. ``across``: what ``federation.node.across`` needs for a sum."""
 
     id: uuid.UUID
     kind: Kind
@@ -40,16 +45,18 @@ class Message:
     actor: dict[str, Any]
     plan: Plan | None
     options: tuple[str, ...] = ()
+    across: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a call gave."""
+    """What a call gave. ``released``: which publications it is made from, and what those have paid."""
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    released: dict[str, Any] | None = None
 
 
 def parse(message_id: str, payload: dict[str, Any]) -> Message:
@@ -77,16 +84,27 @@ def parse(message_id: str, payload: dict[str, Any]) -> Message:
         actor={"id": int(actor["id"]), **{name: actor[name] for name in ("role", "hospital", "department")}},
         plan=_plan(kind, payload["parameters"], options) if kind.is_cohort else None,
         options=options,
+        across=_across(payload),
     )
 
 
 def _plan(kind: Kind, parameters: dict[str, Any], options: tuple[str, ...]) -> Plan:
     plan = plan_of(parameters)
-    if parameters["mechanism"] != MECHANISMS[kind]:
+    checked = CHECKED if isinstance(plan, ConfidentChoicePlan) else MECHANISMS
+    mechanisms = ACROSS if isinstance(plan, AcrossPlan) else checked
+    if parameters["mechanism"] != mechanisms.get(kind):
         raise ValueError("the plan is for another kind")
-    if isinstance(plan, ChoicePlan) and len(options) != plan.options:
+    if isinstance(plan, ChoicePlan | ConfidentChoicePlan | AcrossPlan) and len(options) != plan.options:
         raise ValueError("the plan is for another number of options")
     return plan
+
+
+def _across(payload: dict[str, Any]) -> dict[str, Any] | None:
+    """A hospital's part of the noise may be little: a plan across hospitals is never answered outside a sum."""
+    across, parameters = payload.get("across"), payload.get("parameters") or {}
+    if (across is not None) != (parameters["mechanism"] in ACROSS.values() if parameters else False):
+        raise ValueError("the plan is for another way of answering")
+    return dict(across) if across is not None else None
 
 
 def _decide(message: Message) -> policy.Decision:
@@ -156,7 +174,7 @@ def begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
 
 
 def _reserve(message: Message, plan: Plan) -> None:
-    claims.sheet(MECHANISMS[message.kind])
+    claims.sheet(plan.to_event()["mechanism"])
     paying = blocks.pay(message.id, plan)
     charged = {scope.key: blocks.charge(scope, plan).amount for scope in paying}
     record(_event(message, "ledger.reserve", nano_rdp=charged, epsilon=plan.epsilon))
@@ -176,7 +194,8 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
     with transaction.atomic():
         block, kept = None, {}
         if message.plan is not None:
-            kept = blocks.settle(message.id, message.plan, outcome.completion_tokens)
+            withheld = outcome.finish_reason == WITHHELD
+            kept = blocks.settle(message.id, message.plan, outcome.completion_tokens, withheld=withheld)
             record(_event(message, "ledger.settle", nano_rdp=kept))
             block = blocks.chief([key for key in kept])
         return _store(message, call, outcome, _receipt_body(message, outcome, block, kept))
@@ -225,12 +244,14 @@ def _receipt_body(
             "parameters": message.plan.parameters,
             "nano_rdp_spent": kept.get(block["key"], 0) if block else 0,
             "blocks": kept,
+            **({"withheld": True} if outcome.finish_reason == WITHHELD else {}),
             "claim": claims.sheet(event["mechanism"]).reference,
         }
         if isinstance(message.plan, TextPlan):
             mechanism["rho_reserved"] = message.plan.rho
             mechanism["rho_spent"] = message.plan.rho_of(outcome.completion_tokens)
-    return {
+    paid_before = {"released": outcome.released} if outcome.released else {}
+    return paid_before | {
         "message_id": str(message.id),
         "request_digest": message.request_digest,
         "hospital": settings.HOSPITAL_ID,
@@ -286,7 +307,7 @@ def released_before(message: Message) -> NodeCall | None:
     """
     if message.plan is None:
         return None
-    today = claims.sheet(MECHANISMS[message.kind]).reference
+    today = claims.sheet(message.plan.to_event()["mechanism"]).reference
     same = NodeCall.objects.filter(
         request_digest=bytes.fromhex(message.request_digest),
         state=NodeCallState.DONE,

@@ -16,15 +16,17 @@ from typing import Any
 
 from django.conf import settings
 
-from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound
+from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound, NothingReleased
 from federation import identity, sealing
 from federation.database import in_thread
 from federation.models import Kind, NodeCall, NodeCallState
 from federation.node import blocks, calls, cohorts, search
-from federation.node.calls import Message, Outcome
+from federation.node.calls import WITHHELD, Message, Outcome
 from federation.node.engine import EngineClient, EngineRefused, EngineUnreachable, GroupSummary, Usage
 from federation.node.prompts import chart_messages
+from federation.node.released import answers
 from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
 
 log = logging.getLogger(__name__)
@@ -67,17 +69,18 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
             yield event
         return
     except DomainError as error:
-        yield _error(error, charged=False, broken=False)
+        yield error_event(error, charged=False, broken=False)
         return
     progress = _Progress()
     ended = False
     try:
         async for event in _work(message, engine, progress):
             yield event
-        outcome = Outcome(progress.text, progress.finish_reason, progress.prompt_tokens, progress.tokens)
+        counts = progress.prompt_tokens, progress.tokens
+        outcome = Outcome(progress.text, progress.finish_reason, *counts, progress.released)
         receipt = await in_thread(calls.finish)(message, call, outcome)
         ended = True
-        yield _answer(outcome, receipt)
+        yield answer_event(outcome, receipt)
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
@@ -87,7 +90,9 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
         charged = await in_thread(calls.fail)(message, call, error.code, data_seen=seen)
         if isinstance(error, EngineRefused) and message.kind is not Kind.COHORT_TEXT:
             error = InvalidParameter("The model did not accept this question; it may be too long.", field="messages")
-        yield _error(error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound | EngineRefused))
+        yield error_event(
+            error, charged=charged, broken=not isinstance(error, InvalidParameter | NotFound | EngineRefused)
+        )
     finally:
         if not ended:  # the coordinator went away, or something unforeseen: never leave a call open
             await asyncio.shield(in_thread(calls.fail)(message, call, "cancelled", data_seen=progress.data_seen))
@@ -105,7 +110,7 @@ async def _again(message: Message, earlier: NodeCall) -> AsyncIterator[dict[str,
             free = replace(message, plan=None)
             await asyncio.shield(in_thread(calls.fail)(free, call, "node_failed", data_seen=False))
     yield {"type": "delta", "text": outcome.text}
-    yield _answer(outcome, receipt)
+    yield answer_event(outcome, receipt)
 
 
 async def _check(message: Message, engine: EngineClient) -> None:
@@ -115,9 +120,9 @@ async def _check(message: Message, engine: EngineClient) -> None:
         InvalidParameter: it cannot.
     """
     if isinstance(message.plan, TextPlan):
-        await engine.check_question(_question(message))
+        await engine.check_question(question_of(message))
     elif message.plan is not None:
-        await in_thread(cohorts.check)(_question(message), message.options, message.plan)
+        await in_thread(cohorts.check)(question_of(message), message.options, message.plan)
 
 
 async def _begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
@@ -132,7 +137,7 @@ async def _begin(message: Message, *, repeat_of: NodeCall | None = None) -> Node
 
 
 class _Progress:
-    """What has come so far. ``data_seen``: a model may have seen records."""
+    """What has come so far. ``data_seen``: a model may have seen records. ``released``: what was published is used."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -140,6 +145,7 @@ class _Progress:
         self.prompt_tokens = 0
         self.tokens = 0
         self.data_seen = False
+        self.released: dict[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -153,6 +159,8 @@ async def _work(message: Message, engine: EngineClient, progress: _Progress) -> 
         stream = _keywords(message, engine, progress)
     elif message.kind.is_cohort:
         stream = _figures(message, progress)
+    elif message.kind is Kind.COHORT_RELEASED:
+        stream = _released(message, engine, progress)
     elif message.kind is Kind.CHART:
         stream = _chart(message, engine, progress)
     else:
@@ -176,10 +184,10 @@ async def _chat(
 
 
 async def _chart(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
-    record = await in_thread(_chart_text)(message.patient, _question(message))
+    record = await in_thread(_chart_text)(message.patient, question_of(message))
     yield {"type": "progress", "text": "reading the patient's record"}
     progress.data_seen = True
-    async for event in _chat(chart_messages(_question(message), record), message, engine, progress):
+    async for event in _chat(chart_messages(question_of(message), record), message, engine, progress):
         yield event
 
 
@@ -196,7 +204,7 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
     plan = message.plan
     if not isinstance(plan, TextPlan):
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
-    question = _question(message)
+    question = question_of(message)
     # The number of slots is public; how many patients matched is not, and is told to nobody.
     yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
     await _reach(engine)
@@ -218,13 +226,18 @@ async def _figures(message: Message, progress: _Progress) -> AsyncIterator[dict[
     progress.data_seen = True
     begun = time.monotonic()
     covered = await in_thread(blocks.covered)(message.id)
-    if isinstance(message.plan, CountPlan):
-        text = await in_thread(cohorts.count)(_question(message), message.plan, covered)
-    elif isinstance(message.plan, ChoicePlan):
-        text = await in_thread(cohorts.choice)(_question(message), message.options, message.plan, covered)
+    question, plan = question_of(message), message.plan
+    if isinstance(plan, CountPlan):
+        text = await in_thread(cohorts.count)(question, plan, covered)
+    elif isinstance(plan, ChoicePlan):
+        text = await in_thread(cohorts.choice)(question, message.options, plan, covered)
+    elif isinstance(plan, ConfidentChoicePlan):
+        told = await in_thread(cohorts.confident_choice)(question, message.options, plan, covered)
+        progress.finish_reason = "stop" if told is not None else WITHHELD
+        text = told if told is not None else await in_thread(cohorts.withheld)(question, plan)
     else:
         raise InvalidParameter("A cohort request needs a plan.", field="parameters")
-    await _slot(begun)
+    await whole_slot(begun)
     progress.parts.append(text)
     yield {"type": "delta", "text": text}
 
@@ -236,16 +249,28 @@ async def _keywords(message: Message, engine: EngineClient, progress: _Progress)
     yield {"type": "progress", "text": "drawing keywords under privacy protection"}
     await _reach(engine)
     progress.data_seen = True
-    question, begun = _question(message), time.monotonic()
+    question, begun = question_of(message), time.monotonic()
     covered = await in_thread(blocks.covered)(message.id)
     words = await in_thread(cohorts.keywords)(question, message.plan, covered)
-    await _slot(begun)
+    await whole_slot(begun)
     yield {"type": "progress", "text": "writing a sentence from the keywords"}
     async for event in _chat(cohorts.keywords_messages(question, words), message, engine, progress):
         yield event
     shown = f"\n\nKeywords from the records: {', '.join(words)}."
     progress.parts.append(shown)
     yield {"type": "delta", "text": shown}
+
+
+async def _released(message: Message, engine: EngineClient, progress: _Progress) -> AsyncIterator[dict[str, Any]]:
+    """From what was published and paid for before: no record is read, and the public model writes where one writes."""
+    yield {"type": "progress", "text": "looking through what this hospital has published"}
+    found = await in_thread(answers.find)(question_of(message), message.options)
+    progress.released = found.released
+    if found.messages:
+        async for event in _chat(found.messages, message, engine, progress):
+            yield event
+    progress.parts.append(found.text)
+    yield {"type": "delta", "text": found.text}
 
 
 async def _reach(engine: EngineClient) -> None:
@@ -258,13 +283,14 @@ async def _reach(engine: EngineClient) -> None:
         raise EngineUnreachable
 
 
-async def _slot(begun: float) -> None:
+async def whole_slot(begun: float) -> None:
     """Waits for the next whole slot: how long records took to search would tell how many matched."""
     passed = time.monotonic() - begun
     await asyncio.sleep(math.ceil(passed / SLOT_SECONDS) * SLOT_SECONDS - passed)
 
 
-def _question(message: Message) -> str:
+def question_of(message: Message) -> str:
+    """What is asked."""
     return next(m["content"] for m in reversed(message.messages) if m["role"] == "user")
 
 
@@ -275,12 +301,12 @@ async def _repeat(message: Message) -> AsyncIterator[dict[str, Any]]:
         try:
             call = await in_thread(calls.repeated)(message)
         except DomainError as error:
-            yield _error(error, charged=True, broken=False)
+            yield error_event(error, charged=True, broken=False)
             return
         if call.state == NodeCallState.DONE:
             outcome, receipt = await in_thread(calls.stored_answer)(call)
             yield {"type": "delta", "text": outcome.text}
-            yield _answer(outcome, receipt)
+            yield answer_event(outcome, receipt)
             return
         if call.state == NodeCallState.FAILED or time.monotonic() > deadline:
             code = call.code if call.state == NodeCallState.FAILED else "node_timeout"
@@ -290,7 +316,8 @@ async def _repeat(message: Message) -> AsyncIterator[dict[str, Any]]:
         await asyncio.sleep(_WAIT_SECONDS)
 
 
-def _answer(outcome: Outcome, receipt: dict[str, Any]) -> dict[str, Any]:
+def answer_event(outcome: Outcome, receipt: dict[str, Any]) -> dict[str, Any]:
+    """The last event of an answered message."""
     return {
         "type": "answer",
         "text": outcome.text,
@@ -301,8 +328,9 @@ def _answer(outcome: Outcome, receipt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error(error: DomainError, *, charged: bool, broken: bool) -> dict[str, Any]:
+def error_event(error: DomainError, *, charged: bool, broken: bool) -> dict[str, Any]:
+    """The last event of a refused or failed message."""
     details = {k: v for k, v in error.details.items() if isinstance(v, str | int | float | bool | list)}
-    if isinstance(error, InvalidParameter):  # its sentence is about the public question alone
+    if isinstance(error, InvalidParameter | NothingReleased):  # its sentence is about the public question alone
         details["why"] = error.message
     return {"type": "error", "code": error.code, "details": details, "charged": charged, "broken": broken}

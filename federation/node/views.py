@@ -15,7 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from fdrouter.errors import DomainError
 from federation.database import in_thread
-from federation.node import health, service
+from federation.node import across, health, service
 from federation.node.calls import Message
 from federation.node.engine import EngineClient, Timeouts
 from federation.node.prompts import PromptBuilder
@@ -53,7 +53,8 @@ async def messages(request: HttpRequest) -> HttpResponseBase:
 
 async def _events(message: Message) -> AsyncIterator[bytes]:
     async with aiohttp.ClientSession() as session:
-        stream = service.answer(message, engine_client(session))
+        summed = message.across is not None
+        stream = across.answer(message) if summed else service.answer(message, engine_client(session))
         try:
             async for event in stream:
                 yield _encode(event) + b"\n"

@@ -51,7 +51,7 @@ def divergence(noise: Floats, alpha: float) -> float:
 
 
 PLANS = [
-    plan(**more, hospitals=hospitals, epsilon=epsilon)  # type: ignore[operator]
+    plan(**more, hospitals=hospitals, epsilon=epsilon)
     for plan, more in ((plan_count_across, {}), (plan_choice_across, {"options": 5}))
     for hospitals in (3, 5, 12, 32)
     for epsilon in (0.1, 1.0, 10.0)
