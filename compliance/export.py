@@ -28,7 +28,8 @@ def cell(value: Any) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _line(values: Iterable[Any]) -> str:
+def line(values: Iterable[Any]) -> str:
+    """One line of a file."""
     out = io.StringIO()
     csv.writer(out).writerow([cell(value) for value in values])
     return out.getvalue()
@@ -36,7 +37,7 @@ def _line(values: Iterable[Any]) -> str:
 
 def _row(event: Event) -> str:
     actor: str | None = getattr(event, "actor", None)
-    return _line(
+    return line(
         (
             event.seq,
             event.at.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -78,14 +79,13 @@ def _spelled(chosen: EventFilter) -> dict[str, str]:
 
 def lines(principal: Principal, chosen: EventFilter, upto: int) -> Iterator[str]:
     """The file, a batch of rows at a time."""
-    yield _line(COLUMNS)
+    yield line(COLUMNS)
     for batch in selectors.events_after(principal, chosen, upto=upto):
         yield "".join(_row(event) for event in batch)
 
 
-async def lines_async(principal: Principal, chosen: EventFilter, upto: int) -> AsyncIterator[str]:
-    """The same for an ASGI server: each batch is read in a worker thread, and only when the client takes it."""
-    chunks = lines(principal, chosen, upto)
+async def aside(chunks: Iterator[str]) -> AsyncIterator[str]:
+    """A file for an ASGI server: each batch is read in a worker thread, and only when the client takes it."""
     following = sync_to_async(lambda: next(chunks, None))
     while (chunk := await following()) is not None:
         yield chunk

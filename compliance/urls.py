@@ -11,6 +11,7 @@ urlpatterns = [
     path("", views.today, name="portal"),
     path("ledger", views.ledger, name="ledger"),
     path("blocks", views.block_plans, name="blocks"),
+    path("charges.csv", views.charges_csv, name="charges-csv"),
     path("requests", views.requests, name="requests"),
     path("events", views.events, name="events"),
     path("events.csv", views.events_csv, name="events-csv"),

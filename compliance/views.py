@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 from uuid import UUID
@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts import principals
 from accounts.models import User
 from accounts.principals import Principal
-from compliance import access, budgets, charts, export, period, selectors
+from compliance import access, budgets, charges, charts, export, period, selectors
 from compliance import blocks as dataset_blocks
 from compliance import reports as report_service
 from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
@@ -116,6 +116,7 @@ def ledger(request: HttpRequest, principal: Principal) -> HttpResponse:
         "compliance/ledger.html",
         {
             "form": form,
+            "export_query": request.GET.urlencode(),
             "start": covered.start.isoformat(),
             "end": covered.end.isoformat(),
             "departments": departments,
@@ -203,9 +204,27 @@ def events_csv(request: HttpRequest, principal: Principal) -> HttpResponseBase:
         return HttpResponse(problems, status=UNPROCESSABLE, content_type="text/plain; charset=utf-8")
     chosen = form.chosen()
     upto = export.begin(principal, chosen)
-    streamed = export.lines_async if isinstance(request, ASGIRequest) else export.lines
-    response = StreamingHttpResponse(streamed(principal, chosen, upto), content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="events-{timezone.localdate():%Y-%m-%d}.csv"'
+    return _csv(request, export.lines(principal, chosen, upto), f"events-{timezone.localdate():%Y-%m-%d}")
+
+
+@require_safe
+@portal_page
+def charges_csv(request: HttpRequest, principal: Principal) -> HttpResponseBase:
+    """Every charge of the ledger page's range as a file, each with its request; the export is evidence itself."""
+    form = LedgerForm(principal, request.GET)
+    covered = form.period() if form.is_valid() else None
+    if covered is None:
+        return HttpResponse("Choose a range.", status=UNPROCESSABLE, content_type="text/plain; charset=utf-8")
+    hospital = form.cleaned_data.get("hospital") or None
+    upto = charges.begin(principal, covered, hospital)
+    chunks = charges.lines(principal, covered, hospital, upto)
+    return _csv(request, chunks, f"charges-{covered.start:%Y-%m-%d}-{covered.end:%Y-%m-%d}")
+
+
+def _csv(request: HttpRequest, chunks: Iterator[str], name: str) -> StreamingHttpResponse:
+    streamed = export.aside(chunks) if isinstance(request, ASGIRequest) else chunks
+    response = StreamingHttpResponse(streamed, content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="{name}.csv"'
     response["Cache-Control"] = "no-store"
     return response
 
@@ -252,6 +271,7 @@ def _report_rows(principal: Principal) -> dict[str, Any]:
     return {
         "reports": [(row, names.get(row.hospital, row.hospital) or "All hospitals") for row in rows],
         "working": any(row.state in REPORT_OPEN for row in rows),
+        "may_request": access.may_request_reports(principal),
     }
 
 
@@ -270,7 +290,7 @@ def reports(request: HttpRequest, principal: Principal) -> HttpResponse:
     return render(
         request,
         "compliance/reports.html",
-        {"form": form, "may_request": access.may_request_reports(principal), **_report_rows(principal)},
+        {"form": form, **_report_rows(principal)},
         status=UNPROCESSABLE if asking else 200,
     )
 

@@ -58,6 +58,20 @@ def state_mark(state: str) -> str:
     return f"state-{STATE_MARKS[state]}" if state in STATE_MARKS else ""
 
 
+REPORT_REASONS = {
+    "timed_out": "Making the document took too long.",
+    "render_failed": "The document could not be made. The worker's log has the kind of error and the report's id.",
+    "unauthenticated": "Who asked for it has no post here any more.",
+    "not_found": "Who asked for it may no longer see this hospital.",
+}
+
+
+@register.filter
+def report_reason(reason: str) -> str:
+    """Why a report failed, as a sentence."""
+    return REPORT_REASONS.get(reason, "It could not be made.")
+
+
 @register.filter
 def kind_word(kind: str) -> str:
     """What the kind of a request does."""

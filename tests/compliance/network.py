@@ -27,6 +27,7 @@ PORTAL = (
     "/portal/requests",
     "/portal/events",
     "/portal/events.csv",
+    "/portal/charges.csv",
     "/portal/grants",
     "/portal/reports",
 )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from accounts import principals
 from accounts.models import Membership, User
 from compliance import charts, facts, findings, pdf, reports, tasks
 from compliance.models import Event, Report
+from compliance.templatetags.portal import report_reason
 from fdrouter.errors import Conflict, InvalidParameter, NotFound
 from tests.compliance import network as networks
 from tests.compliance.network import Network, SignIn, ask
@@ -249,7 +251,31 @@ def test_a_render_that_breaks_has_a_reason(network: Network, as_user: SignIn, mo
     assert (finished.outcome, finished.details["reason"]) == ("failed", "render_failed")
     monkeypatch.undo()
     assert _made(network.officer).pk != report.pk
-    assert "Failed" in as_user(network.officer).get("/portal/reports").content.decode()
+    html = as_user(network.officer).get("/portal/reports").content.decode()
+    assert "Failed" in html and "The document could not be made." in html
+
+
+def test_a_failed_report_can_be_asked_for_again_by_those_who_may(
+    network: Network, as_user: SignIn, django_capture_on_commit_callbacks: Any
+) -> None:
+    report = _request(network.officer, "northfield")
+    reports.fail(_claimed(report), "timed_out")
+    client = as_user(network.officer)
+    html = client.get("/portal/reports/list").content.decode()
+    assert "Making the document took too long." in html
+    fields = dict(re.findall(r'type="hidden" name="(month|hospital)" value="([^"]*)"', html))
+    assert fields == {"month": _month().isoformat(), "hospital": "northfield"}
+    with django_capture_on_commit_callbacks():
+        assert client.post("/portal/reports", fields).status_code == 302
+    again = Report.objects.exclude(pk=report.pk).get()
+    assert (again.month, again.hospital, again.state) == (report.month, "northfield", "queued")
+    auditor = as_user(network.auditor).get("/portal/reports/list").content.decode()
+    assert "took too long" in auditor and "Retry" not in auditor
+
+
+@pytest.mark.parametrize("code", ["timed_out", "render_failed", "unauthenticated", "not_found", "of_tomorrow"])
+def test_every_reason_of_a_failed_report_is_a_sentence(code: str) -> None:
+    assert report_reason(code).endswith(".")
 
 
 def test_who_lost_the_post_gets_no_report(network: Network) -> None:

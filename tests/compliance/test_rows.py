@@ -14,11 +14,13 @@ from django.test import AsyncClient
 from django.utils import timezone
 
 from accounts import principals
-from compliance import export, selectors
+from compliance import charges, export, selectors
 from compliance.models import Event
 from compliance.selectors import EVENT_SORTS, REQUEST_SORTS, EventFilter
 from fdrouter import evidence
 from federation.models import Inference
+from federation.templatetags.ui import COST_MEANING
+from privacy.quotas import MICRO
 from tests.compliance.network import Network, SignIn, ask
 
 BAD = [
@@ -158,6 +160,62 @@ def test_no_cell_is_a_formula(network: Network, as_user: SignIn) -> None:
     cells = [cell for row in csv.reader(io.StringIO(b"".join(response).decode(), newline="")) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     assert "'=1+1" in cells
+
+
+def _charges(client: Any, **query: str) -> list[dict[str, str]]:
+    response = client.get("/portal/charges.csv", query)
+    assert response.status_code == 200
+    return list(csv.DictReader(io.StringIO(b"".join(response).decode())))
+
+
+def test_the_export_of_charges_names_each_request_and_what_the_figure_bounds(network: Network, as_user: SignIn) -> None:
+    paid = ask(network.clinician, epsilon=0.25)
+    rows = [row for row in _charges(as_user(network.officer)) if row["request"] == str(paid.pk)]
+    assert {(row["quota"], row["movement"], row["epsilon"]) for row in rows} == {
+        ("user", "charged", "0.250000"),
+        ("department", "charged", "0.250000"),
+        ("hospital", "charged", "0.250000"),
+    }
+    assert {row["kind"] for row in rows} == {paid.kind}
+    assert {(row["unit"], row["bounds"]) for row in rows} == {(charges.UNIT, charges.BOUNDS)}
+    recorded = Event.objects.get(kind="charges.export")
+    assert recorded.actor_id == network.officer.pk and recorded.details["rows"] >= len(rows)
+
+
+def test_what_was_given_back_is_named_so_and_no_formula(network: Network, as_user: SignIn) -> None:
+    free = ask(network.clinician, epsilon=0.5, state="failed", reason="no_node")
+    rows = [row for row in _charges(as_user(network.officer)) if row["request"] == str(free.pk)]
+    given = [row for row in rows if row["movement"] == "given back"]
+    assert len(given) == 3 and {row["epsilon"] for row in given} == {"0.500000"}
+
+
+def test_the_export_of_charges_adds_up_to_the_ledger_page(network: Network, as_user: SignIn) -> None:
+    client = as_user(network.officer)
+    sums: dict[str, float] = {}
+    for row in _charges(client):
+        if row["quota"] == "department":
+            sign = 1 if row["movement"] == "charged" else -1
+            sums[row["hospital"]] = sums.get(row["hospital"], 0.0) + sign * float(row["epsilon"])
+    shown = client.get("/portal/ledger").context["hospitals"]
+    assert sums and {row.code: row.spent / MICRO for row in shown if row.spent} == pytest.approx(
+        {code: total for code, total in sums.items() if total}
+    )
+
+
+def test_the_export_of_charges_stays_within_hospital_and_range(network: Network, as_user: SignIn) -> None:
+    assert {row["hospital"] for row in _charges(as_user(network.lakeside_officer))} <= {"lakeside"}
+    past = {"start": "2025-01-01", "end": "2025-01-31"}
+    assert _charges(as_user(network.officer), **past) == []
+    wrong = as_user(network.officer).get("/portal/charges.csv", {"start": "x"})
+    assert wrong.status_code == 422
+    theirs = as_user(network.lakeside_officer).get("/portal/charges.csv", {"hospital": "northfield"})
+    assert theirs.status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/portal/", "/portal/ledger", "/portal/requests", "/portal/grants", "/portal/blocks"])
+def test_where_epsilon_stands_its_unit_and_bound_are_said(network: Network, as_user: SignIn, path: str) -> None:
+    html = as_user(network.officer).get(path).content.decode()
+    assert COST_MEANING in html and "The unit is a patient" in html
 
 
 def test_a_long_export_comes_in_batches(network: Network) -> None:
