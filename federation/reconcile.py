@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Q
 
 from fdrouter.errors import DomainError
 from fdrouter.evidence import Event, record
@@ -45,11 +46,14 @@ class Comparison:
         return self.reported < self.proven
 
 
-def _spent(row: Inference, alphas: Mapping[str, float]) -> dict[str, int]:
-    """What one receipt proves of each block; nothing for a repeat of a stored release."""
-    body = (row.receipt or {})["body"]
+def _spent(row: Inference, node: str, alphas: Mapping[str, float]) -> dict[str, int]:
+    """What a receipt of the node proves of each block; nothing for a repeat of a stored release."""
+    receipt = row.receipt or {}
+    body = receipt["body"]
     if body["mechanism"].get("repeat_of"):
         return {}
+    if row.node_id is None:  # several hospitals answered together, and each signed
+        body = next(signed["body"] for signed in receipt["receipts"] if signed["body"]["node"] == node)
     plan, keys = plan_of(row.parameters), body["mechanism"].get("blocks") or [body["block"]["key"]]
     tokens = body["tokens"]
     if isinstance(plan, TextPlan):
@@ -69,16 +73,21 @@ def compare(node: Node) -> list[Comparison]:
     if not told or not status.get("healthy") or not status.get("checked_at"):
         return []
     told_at = datetime.fromisoformat(status["checked_at"]) - REPORT_TAKES
+    together = Q(node=None, receipt__receipts__contains=[{"body": {"node": node.pk}}])
     rows = Inference.objects.filter(
-        node=node, kind__in=MECHANISMS, state=InferenceState.DONE, receipt__isnull=False, finished_at__lt=told_at
+        Q(node=node) | together,
+        kind__in=MECHANISMS,
+        state=InferenceState.DONE,
+        receipt__isnull=False,
+        finished_at__lt=told_at,
     )
     reported = {str(block["key"]): int(block["used"]) for block in told}
     alphas = defaultdict(lambda: float(told[0]["alpha"]), {str(block["key"]): float(block["alpha"]) for block in told})
     proven: Counter[str] = Counter()
     unreadable = 0
-    for row in rows.only("receipt", "parameters").iterator():
+    for row in rows.only("receipt", "parameters", "node_id").iterator():
         try:
-            proven.update(_spent(row, alphas))
+            proven.update(_spent(row, node.pk, alphas))
         except (DomainError, KeyError, TypeError, ValueError):
             unreadable += 1
     return [

@@ -1,4 +1,4 @@
-"""One node's part in a sum of several hospitals. Its two peers are played by the same pure code and their own keys."""
+"""One node's part in a sum of several hospitals: what it gives, what it refuses, how it ends and what it costs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
-from django.core.management import call_command
-from django.core.management.base import CommandError
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -24,29 +20,18 @@ from fdrouter.errors import InvalidParameter
 from federation import receipts, sealing
 from federation.models import NodeCall
 from federation.node import across, blocks, calls, peers, service, votes
-from federation.node.calls import Message
 from federation.node.demo_records import build
 from federation.node.ingest import ingest
 from federation.secagg import masks
-from federation.secagg.masks import Words
-from federation.secagg.session import Session
-from privacy.dp.across_plans import AcrossPlan, plan_choice_across, plan_count_across
+from privacy.dp.across_plans import AcrossPlan, plan_count_across
 from privacy.dp.cohort_plans import plan_count
 from privacy.models import Reservation, ReservationState, Scope
 from tests.federation.keys import NODES, ring
 from tests.federation.messages import actor, payload
+from tests.federation.sums import CHOICE, COUNT, OPTIONS, QUESTIONS, ROSTER, Peers, Sum, refused, run, summed, tell
 from tests.privacy.ledger.books import audit, race
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-COUNT = plan_count_across(hospitals=3, epsilon=1.0)
-CHOICE = plan_choice_across(options=3, hospitals=3, epsilon=1.0)
-OPTIONS = ("dry cough", "rash", "nausea")
-QUESTIONS = {
-    COUNT: "How many patients on velorapine had a dry cough?",
-    CHOICE: "Which side effect did patients on velorapine develop?",
-}
-ROSTER = [[name, ring().identity(name).public.key_id] for name in sorted(NODES)]
 
 
 @pytest.fixture(autouse=True)
@@ -86,93 +71,6 @@ def patients(records: Path, settings: Settings) -> None:
 def block(settings: Settings) -> Iterator[Scope]:
     yield blocks.create(settings.NODE_ID, settings.HOSPITAL_ID, epsilon=10.0, delta=1e-5)
     audit()
-
-
-@dataclass
-class Sum:
-    """What the coordinator would send about one session."""
-
-    plan: AcrossPlan = COUNT
-    id: uuid.UUID = field(default_factory=uuid.uuid4)
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    def message(self, phase: str, seeds: dict[str, str] | None = None, **across: Any) -> Message:
-        options = list(OPTIONS) if self.plan.options else []
-        body = payload(
-            "cohort.choice" if self.plan.options else "cohort.count",
-            messages=[{"role": "user", "content": QUESTIONS[self.plan]}],
-            parameters=json.loads(json.dumps(self.plan.to_event())),
-            options=options,
-            across={"phase": phase, "roster": ROSTER, "seeds": seeds or {}, **across},
-        )
-        return calls.parse(str(self.id), body | self.changes)
-
-    @property
-    def session(self) -> Session:
-        return across.agreed(self.message("offer"))
-
-
-def tell(message: Message) -> dict[str, Any]:
-    """The last event of a message."""
-
-    async def run() -> list[dict[str, Any]]:
-        return [event async for event in across.answer(message)]
-
-    return async_to_sync(run)()[-1]
-
-
-@dataclass
-class Peers:
-    """The other two hospitals of a session: their seeds for each other and for the node, and their shares."""
-
-    session: Session
-    me: str
-    seeds: dict[tuple[str, str], bytes] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in self.session.names:
-            if name != self.me:
-                self.seeds |= {(name, to): seed for to, seed in masks.fresh_seeds(self.session, name).items()}
-
-    def for_me(self) -> dict[str, str]:
-        """Their seeds for the node, sealed and signed."""
-        return {giver: self.seal(giver) for giver in self.session.givers(self.me)}
-
-    def seal(self, giver: str, *, signer: str | None = None, **changes: Any) -> str:
-        contents = {"session": self.session.digest, "seed": base64.b64encode(self.seeds[giver, self.me]).decode()}
-        sender = ring().identity(signer or giver)
-        number = f"across/{changes.pop('of', self.session.digest)}"
-        return sealing.seal(sender, ring().identity(self.me).public, number, contents | changes).decode()
-
-    def take(self, offer: dict[str, Any]) -> None:
-        """Opens the node's seeds, as each peer would."""
-        for taker, envelope in offer["seeds"].items():
-            mine = ring().identity(self.me).public
-            _, contents = sealing.unseal(ring().identity(taker), mine, envelope.encode())
-            assert contents["session"] == self.session.digest
-            self.seeds[self.me, taker] = base64.b64decode(contents["seed"])
-
-    def shares(self, values: list[int]) -> dict[str, Words]:
-        return {name: self.share(name, values) for name in self.session.names if name != self.me}
-
-    def share(self, name: str, values: list[int]) -> Words:
-        given = {to: seed for (giver, to), seed in self.seeds.items() if giver == name}
-        got = {giver: seed for (giver, to), seed in self.seeds.items() if to == name}
-        return masks.share(self.session, name, values, given, got)
-
-
-def run(wish: Sum, me: str) -> tuple[dict[str, Any], Peers]:
-    """Both phases; the node's answer, and the peers."""
-    others = Peers(wish.session, me)
-    others.take(tell(wish.message("offer")))
-    return tell(wish.message("sum", others.for_me())), others
-
-
-def summed(told: dict[str, Any], others: Peers) -> list[int]:
-    found = json.loads(told["text"])
-    assert found["session"] == others.session.digest
-    cells = [0] * others.session.length
-    return masks.total(others.session, {**others.shares(cells), others.me: masks.from_text(found["share"])})
 
 
 def used(block: Scope) -> int:
@@ -249,11 +147,6 @@ def test_no_share_is_seen_alone(me: str, block: Scope) -> None:
 
 
 # --- what a node refuses ----------------------------------------------------------------------------------------------
-def refused(told: dict[str, Any], code: str = "invalid_parameter", *, charged: bool = False) -> str:
-    assert (told["type"], told["code"], told["charged"]) == ("error", code, charged), told
-    return str(told["details"].get("why", ""))
-
-
 OTHER_KEYS = [[name, key if name != "lakeside" else "0" * 16] for name, key in ROSTER]
 
 
@@ -523,41 +416,3 @@ def test_many_who_ask_for_one_share_at_once_get_one(hillcrest: str, block: Scope
     shares = {text for text in found if text.startswith("{")}
     assert len(shares) == 1 and set(found) <= {*shares, "conflict"}
     assert used(block) == COUNT.nano_at(3.4)
-
-
-# --- peers ------------------------------------------------------------------------------------------------------------
-def test_an_operator_pins_a_peer_once_and_changes_it_knowingly(tmp_path: Path, settings: Settings) -> None:
-    settings.IDENTITY_DIR = tmp_path
-    file, other = ring().folder("lakeside") / "public.json", tmp_path / "other.json"
-    assert peers.known("lakeside") is None
-    call_command("trust_peer", str(file), verbosity=0)
-    call_command("trust_peer", str(file), verbosity=0)
-    known = peers.known("lakeside")
-    assert known is not None and known.key_id == ring().identity("lakeside").public.key_id
-    document = json.loads((ring().folder("strange-node") / "public.json").read_text())
-    other.write_text(json.dumps({**document, "name": "lakeside"}))
-    with pytest.raises(CommandError, match="other keys"):
-        call_command("trust_peer", str(other))
-    call_command("trust_peer", str(other), replace=True)
-    changed = peers.known("lakeside")
-    assert changed is not None and changed.key_id == document["key_id"]
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "lakeside"}', '{"name": "../../etc/x"}'])
-def test_a_file_that_is_no_identity_is_not_pinned(tmp_path: Path, settings: Settings, text: str) -> None:
-    settings.IDENTITY_DIR = tmp_path
-    file = tmp_path / "file.json"
-    file.write_text(text)
-    with pytest.raises(CommandError):
-        call_command("trust_peer", str(file))
-    document = json.loads((ring().folder("lakeside") / "public.json").read_text())
-    with pytest.raises(InvalidParameter):
-        peers.pin({**document, "name": "../lakeside"})
-    assert not (tmp_path / "peers").exists()
-
-
-def test_a_pinned_file_under_another_name_is_nobody(tmp_path: Path, settings: Settings) -> None:
-    settings.IDENTITY_DIR = tmp_path
-    (tmp_path / "peers").mkdir()
-    shutil.copy(ring().folder("lakeside") / "public.json", tmp_path / "peers" / "hillcrest.json")
-    assert peers.known("hillcrest") is None and peers.known("../hillcrest") is None

@@ -13,6 +13,7 @@ from compliance.models import Event
 from federation.models import Kind, Node
 from federation.reconcile import compare, reconcile
 from privacy.dp.accounting import nano_rdp_up
+from privacy.dp.across_plans import plan_count_across
 from privacy.dp.cohort_plans import Plan, plan_choice, plan_count
 from privacy.dp.text_plan import plan_text
 from tests.accounts import people
@@ -95,6 +96,30 @@ def test_a_receipt_that_cannot_be_read_proves_nothing(node: Node) -> None:
     report(node, PAID)
     (found,) = reconcile()
     assert (found.unreadable, found.is_incident) == (1, False)
+
+
+def test_what_several_hospitals_answered_together_is_proven_to_each(node: Node) -> None:
+    plan, ada = plan_count_across(hospitals=3, epsilon=1.0), User.objects.get(username="ada")
+    signed = [
+        {"body": {"node": name, "mechanism": {"name": plan.name, "blocks": {f"block:{name}:1": 1}}, "tokens": 0}}
+        for name in ("hillcrest", "lakeside", "northfield")
+    ]
+    for repeat in ({}, {"repeat_of": "x"}):
+        body = {"mechanism": {"name": plan.name, **repeat}, "tokens": 0, "block": None}
+        rows.request(
+            ada,
+            "How many?",
+            kind=Kind.COHORT_COUNT,
+            epsilon=plan.epsilon,
+            parameters=plan.to_event(),
+            receipt={"body": body, "receipts": signed},
+            finished_at=timezone.now() - timedelta(seconds=60),
+        )
+    report(node, PAID + plan.nano_at(ALPHA))
+    (found,) = reconcile()
+    assert (found.proven, found.unreadable, found.is_incident) == (PAID + plan.nano_at(ALPHA), 0, False)
+    report(node, PAID)
+    assert [found.is_incident for found in reconcile()] == [True]
 
 
 def test_every_block_is_compared_by_itself(node: Node) -> None:

@@ -16,6 +16,7 @@ from fdrouter.errors import ClaimMissing
 from federation.models import ACROSS, CHECKED, MECHANISMS
 from federation.node import blocks, calls
 from privacy import claims
+from privacy.dp.across_plans import plan_choice_across, plan_count_across
 from privacy.dp.cohort_plans import Plan, plan_choice, plan_count, plan_keywords
 from privacy.dp.text_plan import plan_text
 from privacy.models import Reservation
@@ -27,6 +28,8 @@ PLANS: dict[str, Plan] = {
     "choice": plan_choice(options=3),
     "keywords": plan_keywords(),
     "token_decoding": plan_text(),
+    "count_across": plan_count_across(hospitals=3),
+    "choice_across": plan_choice_across(options=3, hospitals=3),
 }
 
 
@@ -38,7 +41,7 @@ def fresh() -> Iterator[None]:
     claims.sheet.cache_clear()
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS.values())
+@pytest.mark.parametrize("mechanism", PLANS)
 def test_every_mechanism_has_a_sheet_that_is_true_to_its_plan(mechanism: str) -> None:
     found = claims.sheet(mechanism)
     event = PLANS[mechanism].to_event()
