@@ -56,15 +56,16 @@ class _Offer:
 async def answer(message: Message) -> AsyncIterator[dict[str, Any]]:
     """Events of one message, the last of them ``offer``, ``answer`` or ``error``."""
     try:
-        found = await in_thread(agreed)(message)
         phase = (message.across or {}).get("phase")
+        if phase == "abort":  # whatever became of the roster: a reservation can always be given back
+            yield await in_thread(_abort)(message)
+            return
+        found = await in_thread(agreed)(message)
         if phase == "offer":
             yield await in_thread(_offer)(message, found)
         elif phase == "sum":
             async for event in _sum(message, found):
                 yield event
-        elif phase == "abort":
-            yield await in_thread(_abort)(message)
         else:
             raise InvalidParameter("This is no step of a sum.", field="across.phase")
     except DomainError as error:

@@ -199,7 +199,9 @@ def test_a_peer_whose_keys_changed_in_between_ends_the_sum(
     document = json.loads((ring().folder("strange-node") / "public.json").read_text())
     peers.pin({**document, "name": "lakeside"}, replace=True)
     refused(tell(wish.message("sum", {})), charged=True)
-    assert Reservation.objects.get(pk=wish.id).state == ReservationState.RESERVED, "until it is given up or aborted"
+    assert Reservation.objects.get(pk=wish.id).state == ReservationState.RESERVED
+    refused(tell(wish.message("abort")), "cancelled")
+    assert used(block) == 0, "what was not summed is given back"
 
 
 @pytest.mark.parametrize("change", ["fewer", "more noise", "another kind"])
