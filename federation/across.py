@@ -28,6 +28,7 @@ from privacy import claims
 from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
 from privacy.dp.cohort_plans import plan_of
 
+_NODES_WORD = ("cancelled", "conflict")  # how a node replies to an abort
 FEW = "At least three hospitals must answer together, so that no hospital's own number can be told from the sum."
 
 
@@ -132,9 +133,9 @@ class _Session:
         found = await self._all(self._nodes, "offer", {})
         offers = {name: item for name, item in found.items() if isinstance(item, Offer)}
         if len(offers) < len(self._nodes) or len({offer.session for offer in offers.values()}) > 1:
-            # Nothing can be charged now, but for a node that gave its share to an earlier attempt.
+            # Nothing is charged now, but where a node says so: it had begun its share for an earlier attempt.
             told = await self.abort(self._nodes)
-            raise self._failure(found, {name for name, item in told.items() if item.code == "cancelled" and item.sent})
+            raise self._failure(found, {n for n, item in told.items() if item.sent and item.code in _NODES_WORD})
         return offers
 
     async def shares(self, offers: dict[str, Offer]) -> dict[str, Answer]:

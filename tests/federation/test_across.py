@@ -278,6 +278,13 @@ def test_a_hospital_that_refuses_ends_it_before_anybody_is_charged(three: Three)
     assert three.hospitals["hillcrest"].heard == ["offer", "abort"]
 
 
+def test_a_hospital_that_gave_its_share_to_an_attempt_that_was_lost_is_named_as_charged(three: Three) -> None:
+    conflict = {phase: lambda _: refusal("conflict", charged=True) for phase in ("offer", "abort")}
+    three.hospitals["lakeside"].faults = conflict
+    error = three.fail()
+    assert (error.code, error.sent, error.details["charged_at"]) == ("conflict", True, ["lakeside"])
+
+
 def test_a_hospital_that_does_not_know_a_peer_says_so(three: Three) -> None:
     why = "hillcrest does not know lakeside with these keys: its operator must trust them first."
     three.hospitals["hillcrest"].faults = {"offer": lambda _: refusal("invalid_parameter", charged=False, why=why)}
