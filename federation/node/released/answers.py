@@ -26,7 +26,7 @@ SYSTEM = (
     "Answer the question in one or two short sentences, from the notes and figures only. If they do not say, answer "
     "that what is published does not say."
 )
-_NAMES = {"sex": "sex", "departments": "departments", "conditions": "conditions", "treatments": "treatments"}
+_SINGLE = ("sex", "departments", "conditions", "treatments")  # cards whose cells have one label
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ def _choice(asked: Asked, shelf: Shelf, options: Sequence[str]) -> Found:
 
 def _option_cells(asked: Asked, shelf: Shelf, options: list[str]) -> tuple[str, list[tuple[str, ...]]]:
     meant = phrases.lexemes(options)
-    for card in ("effects", *_NAMES):
+    for card in ("effects", *_SINGLE):
         labels = shelf.labels(card)
         names = list(dict.fromkeys(label[-1] for label in labels))
         by_words = {frozenset(words): name for words, name in zip(phrases.lexemes(names), names, strict=True)}
@@ -171,7 +171,7 @@ def _contents(shelf: Shelf) -> list[str]:
 
 # --- texts ----------------------------------------------------------------------------------------------------------
 def _text(question: str, asked: Asked, shelf: Shelf, topics: list[str]) -> Found:
-    notes = _notes(question, asked, shelf)
+    notes = [note for note in _notes(question, asked, shelf) if _has_patients(note.topic, shelf)][:MAX_NOTES]
     figures, cards = _telling_figures(asked, shelf)
     if not notes and not figures:
         about = f" There are notes about {_list(topics[:12])}." if topics else ""
@@ -197,7 +197,7 @@ def _notes(question: str, asked: Asked, shelf: Shelf) -> list[ReleasedNote]:
     if not shelf.corpora:
         return []
     if asked.topics:
-        return shelves.notes(shelf.corpora, asked.topics)[:MAX_NOTES]
+        return shelves.notes(shelf.corpora, asked.topics)
     named = _all_named(asked)
     if named and (query := " | ".join(f"({q})" for q in phrases.phrase_queries(named) if q)):
         return shelves.notes_holding(shelf.corpora, query, MAX_NOTES)
@@ -209,12 +209,20 @@ def _notes(question: str, asked: Asked, shelf: Shelf) -> list[ReleasedNote]:
     return shelves.notes_holding(shelf.corpora, query, MAX_NOTES) if query else []
 
 
+def _has_patients(topic: str, shelf: Shelf) -> bool:
+    """Whether the published number of the topic's patients is more than noise; yes where no number is published.
+
+    A group of nobody writes a note too, which is then the public model's alone.
+    """
+    return all(figure.count > figure.band for figure in shelf.figures("treatments", [(topic,)]))
+
+
 def _telling_figures(asked: Asked, shelf: Shelf) -> tuple[list[Figure], set[str]]:
     """What the cards say of the things named: of many cells only those that noise alone would hardly make so large."""
     found: list[Figure] = []
     cards: set[str] = set()
     for card, labels in asked.cells.items():
-        if card in _NAMES and (told := shelf.figures(card, labels)):
+        if told := [figure for figure in shelf.figures(card, labels) if figure.count > figure.band]:
             found += told
             cards.add(card)
     topics, words = set(asked.topics), set(asked.words)
