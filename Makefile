@@ -1,7 +1,7 @@
 # Every target brings what it needs; repeating one is cheap.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo demo-check demo-reset test test-fast lint format types contracts unit \
-        flows bench-gateway audit-dp screenshots
+        flows bench-gateway bench-utility bench-released audit-dp screenshots
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
@@ -58,6 +58,12 @@ flows: setup-test
 
 bench-gateway: setup-bench  ## Measure the coordinator against a backend called directly
 	$(BIN)/python benchmarks/gateway/run.py
+
+bench-utility: setup-test  ## Measure how right answers over records are, by each way and epsilon
+	$(BIN)/python -m benchmarks.utility.run
+
+bench-released: setup-test  ## Publish at several epsilons and measure what the publications hold
+	$(BIN)/python -m benchmarks.released
 
 audit-dp: setup-test  ## Draw from every mechanism and bound from below what an attacker really learns
 	$(BIN)/python -m benchmarks.dp.audit
