@@ -13,6 +13,7 @@ from fdrouter.errors import DomainError, InvalidParameter, PushTooSmall
 from federation import asks
 from federation.asks import Ask, PrivacyOptions
 from federation.models import Kind
+from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import NEEDED_PUSH, TextPlan
 
 MODEL = "smollm2-135m-instruct"
@@ -381,3 +382,46 @@ def test_no_input_is_repeated_in_an_error() -> None:
         with pytest.raises(DomainError) as refused:
             make(**wrong)
         assert secret not in f"{refused.value.message} {dict(refused.value.details)}"
+
+
+def test_a_threshold_makes_a_choice_that_may_be_withheld() -> None:
+    plan = make(kind="cohort.choice", options=["tremor", "rash"], threshold=25).plan
+    assert isinstance(plan, ConfidentChoicePlan) and (plan.threshold, plan.options, plan.epsilon) == (25, 2, 1.0)
+    chosen = make(kind="cohort", options=["tremor", "rash"], threshold=25)
+    assert chosen.kind is Kind.COHORT_CHOICE and chosen.plan == plan
+
+
+@pytest.mark.parametrize("threshold", [0, -3, 1.5, True, "20", [20], 10**12])
+def test_bad_thresholds(threshold: Any) -> None:
+    refused("threshold", kind="cohort.choice", options=["tremor", "rash"], threshold=threshold)
+
+
+@pytest.mark.parametrize("kind", ["cohort.count", "cohort.keywords", "cohort.text", "general"])
+def test_only_a_choice_takes_a_threshold(kind: str) -> None:
+    refused("privacy.threshold", kind=kind, threshold=20)
+
+
+def test_hospitals_that_answer_together_check_no_threshold() -> None:
+    refused("privacy.threshold", kind="cohort.choice", options=["tremor", "rash"], threshold=20, across=True)
+
+
+# --- what was published -------------------------------------------------------------------------------------------
+def test_what_was_published_is_asked_without_a_plan_and_may_name_answers() -> None:
+    ask = make(kind="cohort.released")
+    assert ask.plan is None and ask.options == ()
+    assert make(kind="cohort.released", epsilon=0, options=["a rash", "nausea"]).options == ("a rash", "nausea")
+
+
+@pytest.mark.parametrize(
+    ("privacy", "field", "why"),
+    [
+        ({"epsilon": 1.0}, "privacy.epsilon", "has no privacy cost"),
+        ({"delta": 1e-5}, "privacy.delta", "has no privacy cost"),
+        ({"picks": 2}, "privacy.picks", "does not take picks"),
+        ({"options": ["one"]}, "privacy.options", "list of 2"),
+    ],
+)
+def test_what_was_published_takes_no_cost(privacy: dict[str, Any], field: str, why: str) -> None:
+    with pytest.raises(InvalidParameter, match=why) as refused:
+        make(kind="cohort.released", **privacy)
+    assert refused.value.details["field"] == field

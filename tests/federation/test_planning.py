@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -91,3 +92,11 @@ def test_the_snapshot_is_left_alone() -> None:
     before = list(nodes)
     assign([demand(str(n)) for n in range(5)], nodes)
     assert nodes == before
+
+
+def test_what_was_published_is_asked_where_something_is_and_blocks_do_not_matter() -> None:
+    wish = Demand("r", MODEL, frozenset(), True, "home", released=True)
+    spent = replace(node("away", left=0.0, load=3), released=True)
+    assert assign([wish], [node("home"), spent]) == {"r": "away"}
+    assert assign([wish], [replace(node("home", left=0.0), released=True), replace(spent, load=0)]) == {"r": "home"}
+    assert assign([wish], [node("home"), node("other")]) == {"r": "home"}, "a node may have published since its probe"

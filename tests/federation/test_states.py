@@ -69,3 +69,11 @@ def test_a_cohort_answer_without_a_cost_cannot_be_written() -> None:
     row = _row("queued")
     with pytest.raises(IntegrityError, match="cohort_answer_has_a_cost"), transaction.atomic():
         Inference.objects.filter(pk=row.pk).update(kind="cohort.text")
+
+
+@pytest.mark.django_db
+def test_an_answer_from_what_was_published_costs_nothing_and_no_other_can_be_written() -> None:
+    row = _row("queued")
+    assert Inference.objects.filter(pk=row.pk).update(kind="cohort.released") == 1
+    with pytest.raises(IntegrityError, match="cohort_answer_has_a_cost"), transaction.atomic():
+        Inference.objects.filter(pk=row.pk).update(epsilon_micro=1, delta=1e-5)
