@@ -63,8 +63,9 @@ async def _events(message: Message) -> AsyncIterator[bytes]:
 
 
 async def health_view(request: HttpRequest) -> JsonResponse:
-    """GET /node/health."""
+    """GET /node/health. Asked every few seconds, so that offers which nobody came back for hold no budget for long."""
     try:
+        await in_thread(across.give_up_stale)()
         return JsonResponse(await in_thread(health.document)())
     except DomainError as error:
         return JsonResponse({"code": error.code}, status=503)

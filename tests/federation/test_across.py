@@ -37,7 +37,7 @@ DIGEST = "ab" * 32
 @pytest.fixture(autouse=True)
 def coordinator(settings: Settings) -> None:
     settings.IDENTITY_DIR = ring().folder("coordinator")
-    settings.NODE_CONNECT_SECONDS, settings.NODE_READ_SECONDS = 2.0, 2.0
+    settings.NODE_CONNECT_SECONDS, settings.NODE_READ_SECONDS = 5.0, 20.0
 
 
 def event(kind: str, **values: Any) -> bytes:

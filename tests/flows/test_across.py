@@ -146,13 +146,13 @@ def test_a_hospital_whose_operator_does_not_trust_a_peer_takes_no_part(three: Ne
     text, before = pinned.read_text(encoding="utf-8"), used(three)
     pinned.unlink()
     try:
-        told = ask(three, person, kind="cohort.count", epsilon=0.6)
+        told = ask(three, person, kind="cohort.count", epsilon=0.6, hospitals=list(NODES))
     finally:
         pinned.write_text(text, encoding="utf-8")
     message = told.json()["error"]["message"]
     assert "hillcrest does not know northfield" in message and "No hospital's records were charged" in message
     assert used(three) == before
-    ask(three, person, kind="cohort.count", epsilon=0.6).raise_for_status()
+    ask(three, person, kind="cohort.count", epsilon=0.6, hospitals=list(NODES)).raise_for_status()
 
 
 def test_evidence_is_whole_and_ledgers_add_up(three: Network, person: User) -> None:
@@ -174,11 +174,12 @@ def test_evidence_is_whole_and_ledgers_add_up(three: Network, person: User) -> N
 def test_a_worker_that_dies_leaves_no_hospital_in_doubt(three: Network, person: User) -> None:
     """Killed while hospitals count, the request is taken up again: answered, or failed and told who stays charged."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
-    privacy = {"across": True, "kind": "cohort.count", "epsilon": 0.5}
-    before = used(three)
+    privacy = {"across": True, "kind": "cohort.count", "epsilon": 0.5, "hospitals": list(NODES)}
+    before, former = used(three), three.latest()
     with three.http(person) as http, suppress(httpx.HTTPError):
         http.post("/v1/chat/completions", json=body | {"privacy": privacy}, timeout=1.5)
     number = three.latest()
+    assert number != former
     three.kill("worker-dispatch")
     three.start("worker-dispatch")
     ended = three.ended(person, number)
