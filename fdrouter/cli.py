@@ -23,6 +23,8 @@ Its commands, in the order in which a new node needs them:
                                                         open the block that pays for answers; it is never refilled
   python manage.py ingest_records --data-path FOLDER    take in FHIR R4 Bulk Data (NDJSON); again for what is new
   python manage.py list_patients_in_care                tell the coordinator who is in whose care (JSON)
+  python manage.py release plan cards --by NAME         plan what is published once and answers without end; "approve",
+                                                        by somebody else, and "make" follow
   uvicorn federation.node.asgi:application --port 8443 --ssl-keyfile key.pem --ssl-certfile cert.pem \\
           --ssl-ca-certs ca.pem --ssl-cert-reqs 2       serve, over mutual TLS only
 
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--hospital", action="append", default=[], help="ask this hospital only; may be repeated")
     ask.add_argument("--option", action="append", default=[], help="an answer for cohort.choice; give two or more")
     ask.add_argument("--picks", type=int, help="how many words cohort.keywords draws")
+    ask.add_argument("--threshold", type=int, help="answer cohort.choice only if about so many records agree")
     ask.add_argument("--patient", help="the patient's reference, for the kind chart")
     ask.add_argument("--purpose", help="purpose of use, such as TREAT or HRESCH; default: the usual one of your post")
     ask.add_argument("--model", help="default: the model that most nodes serve")
@@ -88,7 +91,7 @@ def _ask(given: argparse.Namespace) -> None:
     question = sys.stdin.read() if given.question == "-" else given.question
     options: dict[str, Any] = {name: getattr(given, name) for name in ("epsilon", "patient", "purpose", "model")}
     options |= {"max_tokens": given.max_tokens, "hospitals": given.hospital}
-    options |= {"options": given.option, "picks": given.picks}
+    options |= {"options": given.option, "picks": given.picks, "threshold": given.threshold}
     with PrivateInferenceClient(given.endpoint, allow_plain_http=given.allow_plain_http) as client:
         if given.json:
             response = client.query(question, given.max_epsilon, kind=given.kind, **options)

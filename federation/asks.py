@@ -17,6 +17,7 @@ from federation.models import ACROSS, MECHANISMS, Kind
 from privacy.dp.accounting import check_delta
 from privacy.dp.across_plans import HOSPITALS, plan_choice_across, plan_count_across
 from privacy.dp.cohort_plans import OPTIONS, Plan, plan_choice, plan_count, plan_keywords
+from privacy.dp.confident_plans import plan_confident_choice
 from privacy.dp.text_plan import MAX_DELTA, plan_text
 
 MAX_PROMPT_BYTES = 32 * 1024
@@ -75,6 +76,7 @@ class PrivacyOptions:
     top_k: Any = None
     options: Any = None
     picks: Any = None
+    threshold: Any = None
     across: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -138,7 +140,13 @@ def _across(kind: Kind, value: Any) -> bool:
 
 
 def _plan_across(kind: Kind, privacy: PrivacyOptions, options: int) -> Plan:
-    """The claim, with the noise of the fewest hospitals: how many answer is settled at admission."""
+    """The claim, with the noise of the fewest hospitals: how many answer is settled at admission.
+
+    Raises:
+        InvalidParameter: a value out of range; a threshold, which nobody can check who sees no hospital's numbers.
+    """
+    if privacy.threshold is not None:
+        raise InvalidParameter("Hospitals that answer together cannot check a threshold.", field="privacy.threshold")
     claim: dict[str, Any] = {"hospitals": HOSPITALS[0]}
     for name in ("epsilon", "delta"):
         if (value := getattr(privacy, name)) is not None:
@@ -156,7 +164,7 @@ def choose(privacy: PrivacyOptions, question: str) -> Chosen | None:
     if privacy.kind != choosing.AUTO:
         return None
     options = _options(privacy.options) if privacy.options else ()
-    given = [name for name in ("picks", "contexts", "top_k") if getattr(privacy, name) is not None]
+    given = [name for name in ("picks", "contexts", "top_k", "threshold") if getattr(privacy, name) is not None]
     return choosing.choose(question, options, given)
 
 
@@ -191,7 +199,7 @@ async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:
 #: What each kind's privacy cost follows from, beside what it is asked.
 _PARAMETERS: dict[Kind, tuple[str, ...]] = {
     Kind.COHORT_COUNT: ("epsilon",),
-    Kind.COHORT_CHOICE: ("epsilon", "delta", "options"),
+    Kind.COHORT_CHOICE: ("epsilon", "delta", "options", "threshold"),
     Kind.COHORT_KEYWORDS: ("epsilon", "delta", "picks"),
     Kind.COHORT_TEXT: ("epsilon", "delta", "contexts", "top_k"),
     Kind.COHORT_RELEASED: ("options",),
@@ -201,7 +209,7 @@ _PARAMETERS: dict[Kind, tuple[str, ...]] = {
 def _check_unused(kind: Kind, privacy: PrivacyOptions) -> None:
     """A parameter that would be ignored is refused: its sender expects it to count."""
     used = _PARAMETERS.get(kind, ())
-    for name in ("epsilon", "delta", "contexts", "top_k", "options", "picks"):
+    for name in ("epsilon", "delta", "contexts", "top_k", "options", "picks", "threshold"):
         value = getattr(privacy, name)
         cost = name in ("epsilon", "delta") and not kind.is_cohort
         nothing = value is None or (cost and value in (0, 0.0))
@@ -229,7 +237,7 @@ def plan_for(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None = None,
     if kind is Kind.COHORT_COUNT:
         return plan_count(**found)
     if kind is Kind.COHORT_CHOICE:
-        return plan_choice(**found)
+        return plan_confident_choice(**found) if "threshold" in found else plan_choice(**found)
     if kind is Kind.COHORT_KEYWORDS:
         return plan_keywords(**found)
     return plan_text(**found, max_tokens=max_tokens)

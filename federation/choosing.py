@@ -63,9 +63,9 @@ class Chosen(NamedTuple):
 
 def choose(question: str, options: Sequence[str] = (), given: Collection[str] = ()) -> Chosen:
     """The cheapest kind that can answer. ``given`` names the parameters that came with the question: ``picks`` means
-    keywords, ``contexts`` and ``top_k`` mean text.
+    keywords, ``threshold`` a choice, ``contexts`` and ``top_k`` mean text.
     """
-    if options:
+    if options or "threshold" in given:
         return Chosen(CHOICE, "You named the answers to choose between, so each patient's record has one vote.")
     if "picks" in given:
         return Chosen(KEYWORDS, "You said how many words are to be drawn, so the answer is made from words.")

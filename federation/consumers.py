@@ -75,6 +75,7 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             idempotency_key=content.get("idempotency_key"),
             options=content.get("options") or None,
             picks=content.get("picks"),
+            threshold=content.get("threshold"),
         )
         ask = await asks.make_aside(
             model=model,

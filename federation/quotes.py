@@ -121,7 +121,7 @@ def quote(
     """The cost of a request of this kind now.
 
     ``kind`` may be ``cohort``: then ``question`` and ``options`` decide, as they will when it is sent. ``parameters``
-    are epsilon, delta, contexts and picks, as in a request.
+    are epsilon, delta, contexts, picks and threshold, as in a request.
 
     Raises:
         InvalidParameter: a value is out of range. A request that would be refused is a quote with ``refusal``.

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     contexts: int | None
     options: Sequence[str]
     picks: int | None
+    threshold: int | None
     max_tokens: int | None
     model: str | None
     idempotency_key: str
@@ -192,7 +193,8 @@ class PrivateInferenceClient(_Client):
                 which and why). Records are never read unless they are asked for.
             stream: gives an iterator of text instead; its ``response`` is there at the end.
             options: ``epsilon``, ``delta``, ``hospitals``, ``patient``, ``purpose``, ``contexts``, ``max_tokens``,
-                ``options``, ``picks``, ``model``, ``idempotency_key``, ``audit_trail`` (True: the receipt is checked).
+                ``options``, ``picks``, ``threshold``, ``model``, ``idempotency_key``, ``audit_trail`` (True: the
+                receipt is checked).
                 ``require_consensus`` is refused: one node answers a request in this version.
 
         Raises:

@@ -59,6 +59,7 @@ class Question:
     contexts: int | None = None
     options: Sequence[str] = ()
     picks: int | None = None
+    threshold: int | None = None
     max_tokens: int | None = None
     model: str | None = None
     idempotency_key: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -100,6 +101,7 @@ def body_of(session: Session, question: Question) -> Steps[dict[str, Any]]:
         "contexts": question.contexts,
         "options": list(question.options),
         "picks": question.picks,
+        "threshold": question.threshold,
         "idempotency_key": question.idempotency_key,
     }
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question.prompt}]}
@@ -177,6 +179,7 @@ def _quote(question: Question, epsilon: float | None) -> Call:
         "contexts": question.contexts,
         "options": list(question.options) or None,
         "picks": question.picks,
+        "threshold": question.threshold,
         "max_tokens": question.max_tokens,
     }
     return Call("POST", "/api/quote", {name: value for name, value in asked.items() if value is not None})

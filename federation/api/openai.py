@@ -25,7 +25,8 @@ from federation.frames import Frame
 MAX_BODY_BYTES = 256 * 1024
 _encode = msgspec.json.Encoder().encode
 _PRIVACY_FIELDS = frozenset(
-    "kind epsilon delta hospitals idempotency_key patient purpose contexts max_tokens top_k options picks across".split()
+    "kind epsilon delta hospitals idempotency_key patient purpose contexts max_tokens top_k options picks threshold"
+    " across".split()
 )
 _HEADERS = {
     "X-Privacy-Kind": "kind",

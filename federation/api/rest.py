@@ -59,6 +59,7 @@ class QuoteInput(serializers.Serializer[Any]):
     max_tokens = serializers.IntegerField(required=False, allow_null=True)
     options = serializers.ListField(child=serializers.CharField(max_length=80), required=False, max_length=12)
     picks = serializers.IntegerField(required=False, allow_null=True)
+    threshold = serializers.IntegerField(required=False, allow_null=True)
 
 
 class RefusalOutput(serializers.Serializer[Any]):
