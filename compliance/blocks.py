@@ -109,7 +109,11 @@ def _pace() -> _Pace:
     pace = _Pace(Counter(), Counter())
     mechanism = "receipt__body__mechanism"
     columns = ("node_id", f"{mechanism}__blocks", f"{mechanism}__nano_rdp_spent", "receipt__body__block__key")
-    for node, charged, nano, key in recent.values_list(*columns).iterator():
+    for body in budgets.signed_together(recent):
+        for block, amount in body["mechanism"]["blocks"].items():
+            pace.answers[body["node"], block] += 1
+            pace.nano[body["node"], block] += amount
+    for node, charged, nano, key in recent.exclude(node=None).values_list(*columns).iterator():
         for block, amount in (charged or {key or "": nano or 0}).items():
             pace.answers[node, block] += 1
             pace.nano[node, block] += amount

@@ -5,8 +5,10 @@ Amounts are micro-epsilon (1e-6, plain sums). What the hospitals' records still 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db.models import Count, F, FloatField, QuerySet, Sum
@@ -135,10 +137,13 @@ def by_hospital(
     charged = charging_receipts().filter(finished_at__gte=begin, finished_at__lt=end)
     receipts = {
         code: (count, quotas.micro(total))
-        for code, count, total in charged.values_list("node__hospital_id").annotate(
-            n=Count("pk"), total=Sum(in_receipt("epsilon"))
-        )
+        for code, count, total in charged.exclude(node=None)
+        .values_list("node__hospital_id")
+        .annotate(n=Count("pk"), total=Sum(in_receipt("epsilon")))
     }
+    for body in signed_together(charged):
+        count, total = receipts.get(body["hospital"], (0, 0))
+        receipts[body["hospital"]] = (count + 1, total + quotas.micro(body["mechanism"]["epsilon"]))
     own = {s.hospital: s for s in Scope.objects.filter(kind=ScopeKind.HOSPITAL, unit=Unit.MICRO_EPSILON)}
     found = []
     for place in access.hospitals(principal, hospital):
@@ -159,6 +164,12 @@ def charging_receipts() -> QuerySet[Inference]:
     """Requests whose node signed that a mechanism was run over its records. A stored release told again is none."""
     rows = Inference.objects.filter(receipt__body__mechanism__epsilon__gt=0)
     return rows.exclude(receipt__body__mechanism__has_key="repeat_of")
+
+
+def signed_together(rows: QuerySet[Inference]) -> Iterator[dict[str, Any]]:
+    """Bodies of the receipts of answers that several hospitals gave together: one for each hospital that paid."""
+    for receipts in rows.filter(node=None).values_list("receipt__receipts", flat=True).iterator():
+        yield from (signed["body"] for signed in receipts or ())
 
 
 def in_receipt(figure: str) -> Cast:

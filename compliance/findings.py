@@ -86,9 +86,10 @@ def _private(facts: dict[str, Any]) -> Finding:
     return Finding(
         "Answers from many records",
         (
-            f"{_capital(count(receipts, 'answer was', 'answers were'))} drawn from many patients' records under"
-            f" differential privacy, by the node of {listing(places)}.",
-            f"Their signed receipts state epsilon {figure(charged)} in total, as a plain sum of the claims.",
+            f"{_capital(count(receipts, 'receipt was', 'receipts were'))} signed for answers from many patients'"
+            f" records under differential privacy, by the node of {listing(places)}.",
+            f"They state epsilon {figure(charged)} in total, as a plain sum of the claims. Where several hospitals"
+            " answered together, each of them signed.",
         ),
     )
 

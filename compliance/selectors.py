@@ -45,7 +45,8 @@ def _requests(principal: Principal, hospital: str | None = None) -> QuerySet[Inf
     rows = Inference.objects.all()
     if within is None:
         return rows
-    return rows.filter(Q(department__hospital=within) | Q(node__hospital=within))
+    together = Q(node=None, receipt__body__hospitals__contains=[within])
+    return rows.filter(Q(department__hospital=within) | Q(node__hospital=within) | together)
 
 
 def _charged(kind: ScopeKind) -> Subquery:

@@ -11,7 +11,6 @@ from pathlib import Path
 from federation import identity
 from federation.identity import Identity
 
-
 NODES = ("northfield", "lakeside", "hillcrest")
 
 
