@@ -91,5 +91,5 @@ def test_the_commands_that_are_named_exist() -> None:
     from django.core.management import get_commands
 
     named = [line.split()[2] for line in cli.NODE_COMMANDS.splitlines() if "manage.py" in line]
-    assert len(named) == 4
+    assert len(named) == 5
     assert set(named) <= set(get_commands())
