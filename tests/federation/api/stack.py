@@ -158,29 +158,41 @@ class Stack:
             "FDROUTER_NODE_CONNECT_SECONDS": "2",
         }
 
-    def _part(self, name: str, command: list[str], probe: probes.Probe) -> Part:
+    def _part(self, name: str, command: list[str], probe: probes.Probe, **environment: str) -> Part:
         return Part(
             name=name,
             title=name,
             command=(sys.executable, "-m", *command),
-            env=self._environment(),
+            env=self._environment() | environment,
             log=self._folder / f"{name}.log",
             probe=probe,
             cwd=ROOT,
         )
 
-    def _coordinator(self) -> Part:
+    @contextmanager
+    def pages(self) -> Iterator[str]:
+        """Another coordinator that serves the static files as they lie: collecting them takes minutes. Its address."""
+        port = ports.free_port()
+        url = f"http://localhost:{port}"
+        self.fleet.start(self._coordinator("pages", port, FDROUTER_DEBUG="True", FDROUTER_BASE_URL=url))
+        try:
+            self.fleet.wait_healthy("pages")
+            yield url
+        finally:
+            self.fleet.stop("pages")
+
+    def _coordinator(self, name: str = "coordinator", port: int = 0, **environment: str) -> Part:
         options = [
             "--host",
             "127.0.0.1",
             "--port",
-            str(self.port),
+            str(port or self.port),
             "--no-access-log",
             "--timeout-graceful-shutdown",
             "1",
         ]
         command = ["uvicorn", "fdrouter.asgi:application", "--loop", "uvloop", "--http", "httptools", *options]
-        return self._part("coordinator", command, probes.http_ok(self.port))
+        return self._part(name, command, probes.http_ok(port or self.port), **environment)
 
     def _worker(self) -> Part:
         options = ["-Q", "dispatch", "-P", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat"]
