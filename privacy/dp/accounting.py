@@ -33,6 +33,7 @@ BLOCK_ORDERS: tuple[float, ...] = (
     *(n / 2 for n in range(21, 65)),
     *(float(n) for n in range(33, 257)),
 )
+_ON_THE_GRID = frozenset(BLOCK_ORDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,13 @@ def check_whole(value: int, field: str, low: int, high: int) -> int:
     if not is_whole(value) or not low <= value <= high:
         raise InvalidParameter(f"{field} must be a whole number from {low} to {high}.", field=field, low=low, high=high)
     return value
+
+
+def check_order(alpha: float) -> float:
+    """``alpha`` as a float; raises :class:`InvalidParameter` unless it is one of ``BLOCK_ORDERS``."""
+    if not is_number(alpha) or alpha not in _ON_THE_GRID:
+        raise InvalidParameter("alpha must be an order of the grid that blocks are created with.", field="alpha")
+    return float(alpha)
 
 
 def up(value: float) -> float:
@@ -158,14 +166,25 @@ def rdp_of_rho(rho: float, alpha: float) -> float:
 
 
 def nano_rdp_up(rho: float, alpha: float) -> int:
-    """alpha * rho in nano-RDP, rounded up: what the ledger charges for a rho-zCDP release. Exact arithmetic."""
-    rdp_of_rho(rho, alpha)  # refuses what is not finite
+    """alpha * rho in nano-RDP, rounded up: what the ledger charges for a rho-zCDP release. Exact arithmetic.
+
+    Raises:
+        InvalidParameter: ``alpha`` is off the grid of blocks, or ``rho`` is no finite number, 0 or more.
+    """
+    rdp_of_rho(rho, check_order(alpha))  # refuses what is not finite
     return math.ceil(Fraction(rho) * Fraction(alpha) * NANO)
 
 
 def epsilon_of_nano(nano: int, alpha: float, delta: float) -> float:
-    """The (epsilon, delta) that divergence ``nano`` (nano-RDP) at order ``alpha`` stands for; never negative."""
+    """The (epsilon, delta) that divergence ``nano`` (nano-RDP) at order ``alpha`` stands for; never negative.
+
+    Raises:
+        InvalidParameter: ``nano`` is no whole number, or ``alpha`` off the grid of blocks.
+    """
     check_delta(delta)
+    check_order(alpha)
+    if not is_whole(nano):  # NaN is above no zero, and would come out as an epsilon of nothing
+        raise InvalidParameter("Divergence is counted in whole nano units.", field="nano")
     if nano <= 0:
         return 0.0
     value = nano / NANO + math.log1p(-1 / alpha) - math.log(delta * alpha) / (alpha - 1)

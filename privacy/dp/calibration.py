@@ -28,6 +28,7 @@ from privacy.dp.releases import Exponential
 from privacy.dp.text_plan import plan_of_event, push_of
 
 _MARGIN = 1 - 1e-9
+_MAX_NOISE = 1e12  # above what any event may have
 
 
 class _Probe:
@@ -86,14 +87,24 @@ def noise_for(
 
 
 def _bracket(cost: Callable[[float], float], epsilon: float) -> tuple[float, float]:
-    """Noise that costs too much and noise, at most twice that, which does not."""
+    """Noise that costs too much and noise, at most twice that, which does not.
+
+    Raises:
+        InvalidParameter: the cost hardly depends on the noise, so that no noise is enough, or none is needed.
+    """
     high = 1.0
     while cost(high) > epsilon:
         high *= 2
+        if high > _MAX_NOISE:
+            raise InvalidParameter("No amount of noise meets this epsilon.", field="epsilon")
     low = high / 2
     try:
         while cost(low) <= epsilon:
             low, high = low / 2, low
+            if high < 1 / _MAX_NOISE:
+                raise InvalidParameter(
+                    "This epsilon is met without noise: its cost is not the noise's.", field="epsilon"
+                )
     except InvalidParameter as error:
         # Less noise than any event of this kind may have: what is left is enough.
         if error.details.get("field") in ("epsilon", "delta"):

@@ -5,7 +5,8 @@ delta; each gives an epsilon rounded up, 0 for no release. ``pld`` is for report
 are chosen adaptively (arXiv 2602.15815).
 
 Raises:
-    InvalidParameter: no epsilon of this kind holds, and why (``details['field']`` is ``delta`` or ``composition``).
+    InvalidParameter: no epsilon of this kind holds, and why (``details['field']`` is ``delta`` or ``composition``); or
+        a count is no whole number, 0 or more (``count``): a negative one would make the sum too small.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from dp_accounting.pld import accountant, common
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.accounting import MIN_DELTA, check_delta, epsilon_of_rho, up
+from privacy.dp.accounting import MIN_DELTA, check_delta, check_whole, epsilon_of_rho, up
 from privacy.dp.curves import ORDERS, divergences, epsilon_of_divergences, loss_distribution
 from privacy.dp.events import Event
 from privacy.dp.releases import Approximate
@@ -28,6 +29,7 @@ Composition = Literal["basic", "advanced", "rdp", "pld", "zcdp"]
 Parts = Sequence[tuple[Event, int]]
 
 _PLD_ERROR = 1e-15  # float error of one convolution, absolute, in delta
+_MAX_COUNT = 10**12
 _OPTIMAL_COUNT, _OPTIMAL_EPSILON = 300, 300.0  # the library's formula is quadratic and overflows beyond
 
 
@@ -38,7 +40,7 @@ def composed(parts: Parts, delta: float, composition: Composition) -> float:
     one_kind([event for event, _ in parts])
     merged: dict[Event, int] = {}
     for event, count in parts:
-        merged[event] = merged.get(event, 0) + count
+        merged[event] = merged.get(event, 0) + check_whole(count, "count", 0, _MAX_COUNT)
     # One order of adding, so that the figure does not depend on the order of the releases.
     ordered = sorted(((event, count) for event, count in merged.items() if count), key=lambda part: part[0].key)
     return _WAYS[composition](ordered, delta) if ordered else 0.0

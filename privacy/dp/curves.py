@@ -19,7 +19,7 @@ from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.accounting import BLOCK_ORDERS, NANO, check_delta, nano_rdp_up
+from privacy.dp.accounting import NANO, check_delta, check_order, nano_rdp_up
 from privacy.dp.events import Event
 from privacy.dp.releases import (
     Approximate,
@@ -104,9 +104,7 @@ def divergence(event: Event, alpha: float) -> float:
     Raises:
         InvalidParameter: ``alpha`` is off the grid, or the event has no finite divergence there.
     """
-    if isinstance(alpha, bool) or alpha not in BLOCK_ORDERS:
-        raise InvalidParameter("alpha must be an order of the grid that blocks are created with.", field="alpha")
-    value = float(_divergences(event.mechanism, (float(alpha),))[0])
+    value = float(_divergences(event.mechanism, (check_order(alpha),))[0])
     if not math.isfinite(value):
         raise InvalidParameter("This release has no finite divergence at this order.", field="alpha")
     return value
