@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from fdrouter.errors import InvalidParameter, NothingReleased
-from federation.node import phrases
+from federation.node import blocks, phrases
 from federation.node.released import shelf as shelves
 from federation.node.released.models import Release, ReleasedNote
 from federation.node.released.questions import Asked, understand
@@ -249,7 +249,16 @@ def _found(text: str, notes: Sequence[ReleasedNote], cards: set[str], shelf: She
         "cards": sorted(cards),
         "releases": [_paid(release) for release in sorted(used.values(), key=lambda release: str(release.pk))],
     }
-    return Found(f"{text}\n\n{sentence(notes, cards, list(used.values()))}", released=released)
+    told = sentence(notes, cards, list(used.values())) + _covered(cards, list(used.values()))
+    return Found(f"{text}\n\n{told}", released=released)
+
+
+def _covered(cards: set[str], releases: Sequence[Release]) -> str:
+    """Numbers are those of the patients of blocks with cards; others are said to be left out."""
+    counted, there = {release.block for release in releases if release.kind == "cards"}, len(blocks.every())
+    if not cards or len(counted) >= there:
+        return ""
+    return f" The numbers are those of the patients of {len(counted)} of the hospital's {there} blocks."
 
 
 def _paid(release: Release) -> dict[str, Any]:

@@ -21,10 +21,10 @@ def make(release: Release, advance: Callable[[int], None] = lambda cards: None) 
     Raises:
         Conflict: it is not being made, or the lists are not those of the plan.
     """
-    plan, lists = publish.plan_of(release), vocabulary.lists_of(release.plan)
+    plan, lists = publish.made_of(release)
+    if not isinstance(plan, CardsPlan):
+        raise Conflict("This release has no cards.")
     cards = vocabulary.cards_of(lists)
-    if not isinstance(plan, CardsPlan) or plan.cards != tuple(card.card for card in cards):
-        raise Conflict("The cards are not those of the plan. Plan a new release.")
     with transaction.atomic():
         state = Release.objects.select_for_update().values_list("state", flat=True).get(pk=release.pk)
         if state != ReleaseState.MAKING:

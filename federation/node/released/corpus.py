@@ -29,11 +29,15 @@ Group = tuple[str, int]
 
 def question_of(topic: str) -> str:
     """What every row of a group is asked, the public row too."""
-    return f"What happened to patients on {topic}?"
+    if vocabulary.topics_of(vocabulary.TOPICS)[topic]:
+        return f"What was the outcome of {topic}?"
+    return f"Which side effect did patients on {topic} develop, and what resolved it?"
 
 
 def beginning_of(topic: str) -> str:
     """The public beginning of a note: its words need no privacy, and they keep the note to its topic."""
+    if vocabulary.topics_of(vocabulary.TOPICS)[topic]:
+        return f"The outcome of {topic} was"
     return f"Patients on {topic} developed"
 
 
@@ -81,9 +85,9 @@ async def _decode(engine: EngineClient, topic: str, documents: list[str], plan: 
 
 def _prepare(release: Release) -> tuple[CorpusPlan, list[Group]]:
     """The plan and all groups. At the first time patients are assigned, once for all; later, lost notes are marked."""
-    plan, lists = publish.plan_of(release), vocabulary.lists_of(release.plan)
-    if not isinstance(plan, CorpusPlan) or plan.groups != len(lists.topics):
-        raise Conflict("The topics are not those of the plan. Plan a new release.")
+    plan, lists = publish.made_of(release)
+    if not isinstance(plan, CorpusPlan):
+        raise Conflict("This release has no notes.")
     with transaction.atomic():
         state = Release.objects.select_for_update().values_list("state", flat=True).get(pk=release.pk)
         if state != ReleaseState.MAKING:

@@ -177,13 +177,29 @@ def plan_of(release: Release) -> ReleasePlan:
     return plan
 
 
+def made_of(release: Release) -> tuple[ReleasePlan, vocabulary.Lists]:
+    """The approved plan, and the lists that it was made for.
+
+    Raises:
+        Conflict: the lists, or the cards that this program makes of them, are not those of the plan any more.
+    """
+    plan, lists = plan_of(release), vocabulary.lists_of(release.plan)
+    if isinstance(plan, CardsPlan):
+        same = plan.cards == tuple(card.card for card in vocabulary.cards_of(lists))
+    else:
+        same = plan.groups == len(lists.topics)
+    if not same:
+        raise Conflict("This program makes other cards or topics than those of the plan. Plan a new release.")
+    return plan, lists
+
+
 def approve(release: Release, by: str) -> None:
     """A second person's consent to exactly this plan.
 
     Raises:
         Conflict: the same person planned it, or it is not waiting for approval.
     """
-    plan_of(release)
+    made_of(release)
     person = _person(by)
     if person.casefold() == release.planned_by.casefold():
         raise Conflict("A release is approved by somebody else than who planned it.")
@@ -205,8 +221,7 @@ def begin(release: Release) -> None:
         ClaimMissing, BlockExhausted: it cannot be paid; nothing was charged. Conflict: it is not approved, or its lists
         have changed.
     """
-    plan = plan_of(release)
-    vocabulary.lists_of(release.plan)
+    plan, _ = made_of(release)
     claims.sheet(plan.name)
     scope = _scope(release.block)
     with transaction.atomic():

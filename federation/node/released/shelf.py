@@ -135,7 +135,7 @@ def topics(corpora: Sequence[Release]) -> list[str]:
 def listing() -> list[dict[str, Any]]:
     """The published releases for the health document, newest first: public figures only."""
     rows = Release.objects.filter(state=ReleaseState.PUBLISHED).order_by("-published_at")
-    return [_told(release) for release in rows.prefetch_related("cards", "notes")]
+    return [_told(release) for release in rows]
 
 
 def _told(release: Release) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _told(release: Release) -> dict[str, Any]:
     }
     if release.kind == ReleaseKind.CARDS:
         plan = publish.plan_of(release)
-        cards = [{"name": card.name, "cells": len(card.labels)} for card in release.cards.all()]
+        cards = [{"name": name, "cells": cells} for name, cells, _ in plan.parameters["cards"]]
         return told | {"cards": cards, "band": plan.parameters["band"], "notes": 0}
-    done = [note for note in release.notes.all() if note.state == NoteState.DONE]
-    return told | {"topics": sorted({note.topic for note in done}), "cards": [], "notes": len(done)}
+    done = list(release.notes.filter(state=NoteState.DONE).order_by("topic").values_list("topic", flat=True))
+    return told | {"topics": list(dict.fromkeys(done)), "cards": [], "notes": len(done)}

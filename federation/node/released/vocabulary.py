@@ -53,6 +53,12 @@ class Lists:
         return {"topics": list(self.topics), "lists": [[name, digest_of(name)] for name in names]}
 
 
+def topics_of(name: str) -> dict[str, bool]:
+    """The topics of a list in its order, each with whether its outcome is asked for (and not a side effect)."""
+    found = (line.partition(" = ") for line in terms.words_of(name))
+    return {topic: asked == "outcome" for topic, _, asked in found}
+
+
 def digest_of(name: str) -> str:
     """SHA-256 of a list's words in their order."""
     return hashlib.sha256("\n".join(terms.words_of(name)).encode()).hexdigest()
@@ -64,8 +70,8 @@ def lists_for(topics: Sequence[str] | None = None) -> Lists:
     Raises:
         InvalidParameter: a topic that is not on the list.
     """
-    known = terms.words_of(TOPICS)
-    wanted = [" ".join(topic.casefold().split()) for topic in topics] if topics else list(known)
+    known = list(topics_of(TOPICS))
+    wanted = [" ".join(topic.casefold().split()) for topic in topics] if topics else known
     if unknown := [topic for topic in wanted if topic not in known]:
         raise InvalidParameter(f"{unknown[0][:80]!r} is not on the list of topics {TOPICS}.", field="topics")
     chosen = tuple(topic for topic in known if topic in wanted)

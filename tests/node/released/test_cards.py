@@ -328,3 +328,35 @@ def test_every_step_leaves_evidence(block: Scope) -> None:
         "release.begin",
         "release.publish",
     ]
+
+
+def test_numbers_of_several_blocks_are_added_and_a_block_without_cards_is_named(block: Scope) -> None:
+    from federation.node import blocks
+
+    first = published_cards()
+    one = ReleasedCard.objects.get(release=first, name="sex").counts
+    blocks.open_next("northfield", "northfield", epsilon=10.0, delta=1e-5)
+    text = ask("How many women are on record?")[-1]["text"]
+    assert f"About {max(0, one[0])} patients" in text
+    assert "The numbers are those of the patients of 1 of the hospital's 2 blocks." in text
+    Patient.objects.filter(pk__in=Patient.objects.order_by("pk").values("pk")[:40]).update(block=2)
+    release = publish.propose_cards(2, "Pia", epsilon=8.0, topics=TOPICS)
+    publish.approve(release, "Otto")
+    publish.begin(release)
+    cards.make(release)
+    other = ReleasedCard.objects.get(release=release, name="sex").counts
+    text = ask("How many women are on record?")[-1]["text"]
+    found = re.match(r"About (\d+) patients: female\. The noise leaves (\d+) to (\d+)", text)
+    assert found and int(found[1]) == max(0, one[0] + other[0]) and "blocks" not in text
+    plan = publish.plan_of(release)
+    assert isinstance(plan, CardsPlan) and int(found[3]) - int(found[1]) > plan.band, "bands of sums are wider"
+
+
+def test_cards_that_the_program_makes_otherwise_now_are_refused_before_they_are_paid(
+    block: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = approved_cards()
+    usual = vocabulary.cards_of(vocabulary.lists_for(TOPICS))
+    monkeypatch.setattr(vocabulary, "cards_of", lambda lists: usual[:-1])
+    assert "other cards" in refused(lambda: publish.begin(release), "conflict")
+    assert used(block) == 0
