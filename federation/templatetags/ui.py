@@ -29,7 +29,8 @@ register = template.Library()
 
 COST_MEANING = (
     "A privacy cost (epsilon) bounds, for each patient on record, how much an answer can tell about them: had their"
-    " record been another one, no answer would have become more likely by more than a factor that grows with the cost."
+    " record been another one, any answer would have been at most e to the power of the cost times as likely or as"
+    " unlikely, but for a small chance that is stated with it (delta)."
 )
 
 _NAME = re.compile(r"^[a-z0-9-]{1,40}$")
@@ -159,9 +160,9 @@ def cost_meaning() -> str:
 
 
 @register.filter
-def loudness(push: float) -> str:
-    """How far a text's records are heard, in words; the figure itself is the expert's."""
-    return "records heard clearly" if push >= COMFORTABLE_PUSH else "records heard faintly"
+def is_faint(push: float) -> bool:
+    """Whether a text's records are heard less than is aimed at; the figure itself is the expert's."""
+    return push < COMFORTABLE_PUSH
 
 
 @register.filter

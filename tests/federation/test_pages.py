@@ -25,7 +25,7 @@ from fdrouter.problems import PageErrorMiddleware
 from federation.models import Inference, Kind
 from federation.templatetags import ui
 from privacy.dp.cohort_plans import plan_keywords
-from privacy.dp.text_plan import plan_text
+from privacy.dp.text_plan import COMFORTABLE_PUSH, plan_text
 from tests.accounts.people import department, hospital, in_care, person
 from tests.federation import rows
 
@@ -197,7 +197,9 @@ def test_the_costs_promise_what_the_plan_holds(client: Client) -> None:
     html = page(client, person("ada"), "/")
     for epsilon in (2.0, 3.0, 5.0):
         plan = plan_text(epsilon=epsilon)
-        assert f"up to {ui.words(plan.max_tokens)} words</span><span>{ui.loudness(plan.push)}</span>" in html
+        assert f"up to {ui.words(plan.max_tokens)} words</span>" in html
+        assert not ui.is_faint(plan.push)
+    assert "barely heard" not in html
     assert "pull" not in html
 
 
@@ -546,3 +548,11 @@ def test_figures_of_the_guarantee_are_rounded_to_the_safe_side() -> None:
     assert ui.one_in(1e-5) == "100\u202f000"
     assert ui.scientific(1e-5) == "1×10⁻⁵"
     assert ui.scientific(0.25) == "0.25"
+
+
+def test_a_text_whose_records_are_barely_heard_says_so(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    assert plan_text(epsilon=0.8).push < COMFORTABLE_PUSH
+    assert "barely heard" in quote(client, ada, kind="cohort.text", epsilon="0.8")
+    assert "barely heard" not in quote(client, ada, kind="cohort.text", epsilon="3")
