@@ -19,6 +19,12 @@ AIMS = {1.0: 2.1, 0.5: 3.8, 0.1: 5.2}  # epsilon: points
 #: The ways that the aim is about: a closed answer of one hospital, and of all together.
 AIMED = ("choice", "choice, 3 hospitals")
 REFUSED = "refused: push too small"
+CAPTION = (
+    "n: questions to a hospital (in brackets: independent ones; wordings of one question read the same votes). Right:"
+    " the planted answer first; of keywords, one of the drawn words; of a count, within 10 % of the truth. A count of"
+    " one hospital is pure epsilon-DP; one of three is (epsilon, delta)-DP with the noise of all three: less exact, and"
+    " much cheaper for a block."
+)
 
 
 @dataclass(slots=True)

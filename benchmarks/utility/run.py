@@ -108,6 +108,16 @@ def closed_rows(found: Material) -> tuple[list[Row], list[ways.Ballot]]:
     return rows, pooled
 
 
+def _clearness(ballots: Sequence[ways.Ballot]) -> str:
+    """How easy the closed questions are: what is less clear loses more, see the lead that the aim needs."""
+    shares = sorted(100 * ballot.votes[ballot.question.truth] / sum(ballot.votes) for ballot in ballots)
+    middle = shares[len(shares) // 2]
+    return (
+        f"Closed questions: the right answer has {shares[0]:.0f} to {shares[-1]:.0f} % of a cohort's votes (median"
+        f" {middle:.0f} %). What records say less clearly loses more: see the lead that the aim needs."
+    )
+
+
 def count_rows(found: Material) -> tuple[list[Row], list[ways.Count]]:
     numbers = ways.numbers(found.counted, found.tallies)
     counts = [
@@ -220,6 +230,7 @@ def bench(network: Network, options: argparse.Namespace) -> None:
     closed, pooled = closed_rows(found)
     counts, count_ways = count_rows(found)
     released, notes = released_rows(found)
+    notes.insert(0, _clearness(pooled))
     rows = [*closed, *counts, *keyword_rows(found), *released]
     by_size = {epsilon: sizes.lost_by_size(pooled, epsilon, SIZE_DRAWS) for epsilon in report.AIMS}
     spoken: Mapping[str, Sequence[Spoken] | str] = {}
@@ -246,11 +257,7 @@ def show(
 ) -> None:
     """All tables, what they do not say, the verdict, and the figure."""
     console.print(report.accuracy_table(rows))
-    print(
-        "n: questions to a hospital (in brackets: independent ones, as wordings of one question read the same votes). "
-        "Right: the planted\nanswer first; of keywords one of the drawn words; a count within 10 % of the truth. A count of one hospital is pure\n"
-        "epsilon-DP, one of three is (epsilon, delta)-DP with the noise of three: less exact, and much cheaper for a block."
-    )
+    console.print(report.CAPTION, style="dim", highlight=False, markup=False)
     for table in (report.lost_table(rows), report.count_table(counts), report.size_table(by_size), report.lead_table()):
         console.print(table)
     if spoken:
