@@ -21,6 +21,7 @@ from federation.node.released.shelf import Figure, Shelf
 MAX_NOTES = 8
 MAX_FIGURES = 6
 MAX_LINES = 12
+RANGES = "The noise leaves the ranges in brackets, in 95 of 100 cases each."
 INSTEAD = "Ask the records themselves (a count, a choice, keywords or a text), which has a privacy cost"
 SYSTEM = (
     "Answer the question in one or two short sentences, from the notes and figures only. If they do not say, answer "
@@ -86,7 +87,7 @@ def _count(asked: Asked, shelf: Shelf) -> Found:
     else:
         ordered = sorted(figures, key=lambda figure: -figure.count) if card == "effects" else figures
         rest = [f"- {len(ordered) - MAX_LINES} others: fewer"] if len(ordered) > MAX_LINES else []
-        text = "\n".join([*map(_line, ordered[:MAX_LINES]), *rest])
+        text = "\n".join([*map(_line, ordered[:MAX_LINES]), *rest, "", RANGES])
     return _found(text, [], {card}, shelf)
 
 
@@ -123,7 +124,7 @@ def _choice(asked: Asked, shelf: Shelf, options: Sequence[str]) -> Found:
     ordered = sorted(figures.values(), key=lambda figure: -figure.count)
     first, second = ordered[0], ordered[1]
     sure = "" if first.count - second.count > first.band + second.band else ", but not by more than the noise"
-    lines = [f"Published most often: {_named(first)}{sure}.", "", *(_line(figure) for figure in ordered)]
+    lines = [f"Published most often: {_named(first)}{sure}.", "", *(_line(figure) for figure in ordered), "", RANGES]
     return _found("\n".join(lines), [], {card}, shelf)
 
 
@@ -187,7 +188,8 @@ def _text(question: str, asked: Asked, shelf: Shelf, topics: list[str]) -> Found
         {"role": "user", "content": "\n".join([*lines, "", f"Question: {question}"])},
     ]
     shown = [f"- {note.text}" for note in notes] + [_line(figure) for figure in figures]
-    found = _found("\n".join(["Published:", *shown]), notes, cards, shelf)
+    ranges = ["", RANGES] if figures else []
+    found = _found("\n".join(["Published:", *shown, *ranges]), notes, cards, shelf)
     found.text, found.messages = f"\n\n{found.text}", messages
     return found
 
