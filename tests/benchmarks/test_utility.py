@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.utility.questions import Closed, Counted, Worded
 from benchmarks.utility.ways import Ballot, Number, Words
 from federation.node.demo_records import facts, small
 from federation.node.demo_records.overlay import plant
+from privacy.dp.across_plans import plan_count_across
 from privacy.dp.cohort_plans import plan_choice
 
 TERMS = ["cough", "dry cough", "pain", "rash", "dose reduced", "injection", "fever", "nausea"]
@@ -104,14 +106,18 @@ def test_what_only_half_of_a_cohort_has_is_not_asked(manifests: dict[str, Any]) 
 
 def test_an_answer_that_says_the_same_or_stands_in_the_question_is_not_offered(manifests: dict[str, Any]) -> None:
     one, *others = facts.planted_facts()
-    twins = [replace(one, id="twin", effect="a dry cough at night"), replace(one, id="again", effect="velorapine")]
-    found = [
-        option
-        for question in questions.closed(manifests, [one, *twins, *others])
-        if question.fact == one.id and question.aspect == "effect"
-        for option in question.options
-    ]
-    assert found and not {"a dry cough at night", "velorapine"} & set(found)
+
+    def offered(*more: Any) -> set[str]:
+        asked = [q for q in questions.closed(manifests, [one, *more]) if q.fact == one.id and q.aspect == "effect"]
+        return {option for question in asked for option in question.options}
+
+    same, part, asked = (
+        replace(one, id=f"other-{effect}", effect=effect) for effect in ("a dry cough at night", "cough", "velorapine")
+    )
+    good, second = [fact for fact in others if fact.kind == one.kind][:2]
+    assert offered(good, second, same, part, asked) == {one.effect, good.effect, second.effect}
+    # With one other answer alone there is no choice between three.
+    assert not offered(good, same) and not offered(good, part) and not offered(good, asked)
 
 
 def test_words_that_say_another_thing_are_not_accepted(manifests: dict[str, Any]) -> None:
@@ -164,6 +170,12 @@ def test_the_noise_is_the_plans() -> None:
     plan = plan_choice(options=2, epsilon=1.0)
     drawn = ways.noisy(plan, np.full((4000, 3), 100, dtype=np.int64))
     assert drawn.std() == pytest.approx(plan.sigma, rel=0.05) and drawn.mean() == pytest.approx(100, abs=0.5)
+
+
+def test_the_noise_of_a_sum_is_every_hospitals() -> None:
+    plan = plan_count_across(hospitals=3, epsilon=1.0)
+    drawn = ways.noisy(plan, np.full((6000, 1), 100, dtype=np.int64))
+    assert drawn.std() == pytest.approx(math.sqrt(3) * plan.sigma, rel=0.06)
 
 
 def test_a_count_is_right_within_a_tenth_of_what_was_planted() -> None:
