@@ -59,6 +59,20 @@ def make(release: Release, engine_of: EngineOf, bar: Bar) -> Release:
     return release
 
 
+def withdraw(release: Release, by: str, reason: str = "") -> None:
+    """:func:`publish.withdraw`, also of a release whose making was interrupted: that one fails, and stays paid.
+
+    Raises:
+        Conflict: it has ended, or another process is making it.
+    """
+    with exclusive(release):
+        release.refresh_from_db()
+        if release.state == ReleaseState.MAKING:
+            publish.abandon(release, by)
+        else:
+            publish.withdraw(release, by, reason)
+
+
 def _pay(release: Release) -> None:
     if release.state == ReleaseState.APPROVED:
         publish.begin(release)

@@ -313,6 +313,14 @@ def give_up(release: Release, reason: str) -> None:
     advance(release.pk, ReleaseState.MAKING, ReleaseState.FAILED, outcome=reason, reason=reason, ended_at=now)
 
 
+def abandon(release: Release, by: str) -> None:
+    """Ends a making that was interrupted and will not go on. Nothing is published, and the charge stands."""
+    person = _person(by)
+    with transaction.atomic():
+        give_up(release, "abandoned")
+        Release.objects.filter(pk=release.pk).update(withdrawn_by=person)
+
+
 def withdraw(release: Release, by: str, reason: str = "") -> None:
     """Takes a release out of use, or a plan off the table. What it has paid stays paid: it may have been read.
 

@@ -153,6 +153,20 @@ def test_a_killed_making_goes_on_and_never_decodes_a_group_twice(block: Scope) -
     assert (lost.state, lost.reason, lost.text) == (NoteState.LOST, "interrupted", "")
 
 
+def test_an_interrupted_making_can_be_abandoned_which_publishes_nothing(block: Scope) -> None:
+    release = approved()
+    with pytest.raises(KeyboardInterrupt):
+        make(release, kill="velorapine")
+    paid = used(block)
+    making.withdraw(release, "Otto Officer")
+    release.refresh_from_db()
+    assert (release.state, release.reason) == (ReleaseState.FAILED, "abandoned") and used(block) == paid
+    assert not ReleaseMember.objects.exists() and not shelf.listing()
+    with pytest.raises(Conflict):
+        make(release)
+    assert publish.propose_corpus(1, PLANNER, epsilon=3.0).state == ReleaseState.PLANNED, "another one may be planned"
+
+
 def test_a_note_whose_decoding_failed_is_lost_and_the_others_are_published(block: Scope) -> None:
     release, _ = make(approved(), lose="velorapine")
     assert release.notes.get(topic="velorapine").state == NoteState.LOST

@@ -84,7 +84,7 @@ class Command(BaseCommand):
 
     def _withdraw(self, options: dict[str, Any]) -> None:
         release = publish.get(options["release"])
-        publish.withdraw(release, options["by"], options["reason"])
+        making.withdraw(release, options["by"], options["reason"])
         self.stdout.write("Withdrawn. What it has paid stays paid.")
 
     def _list(self, options: dict[str, Any]) -> None:
