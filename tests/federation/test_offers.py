@@ -137,7 +137,9 @@ def test_what_is_offered_is_not_refused(node: Node, kind: str, used: int, questi
     refusal = quote(user, kind, epsilon=3.0, question=question).refusal
     for offer in tried(refusal):
         if "request_budget" not in offer:
-            changed = {"kind": kind, "epsilon": 3.0} | ({"epsilon": None} if "kind" in offer else {}) | offer
+            changed: dict[str, Any] = (
+                {"kind": kind, "epsilon": 3.0} | ({"epsilon": None} if "kind" in offer else {}) | offer
+            )
             assert quote(user, **changed).refusal is None, offer
     dearer = (Kind.COHORT_COUNT, Kind.COHORT_CHOICE, Kind.COHORT_KEYWORDS, Kind.COHORT_TEXT)
     others = [Kind(offer["kind"]) for offer in tried(refusal) if offer.get("kind", "general") != "general"]
@@ -152,7 +154,7 @@ def test_what_is_offered_is_not_refused(node: Node, kind: str, used: int, questi
     ],
 )
 def test_less_for_a_text_of_a_set_size_may_be_a_shorter_one(
-    node: Node, size: dict[str, int], offered: dict[str, float]
+    node: Node, size: dict[str, Any], offered: dict[str, Any]
 ) -> None:
     user = researcher()
     (first, *_) = tried(quote(user, epsilon=3.0, **size).refusal)

@@ -357,7 +357,11 @@ def test_the_openapi_document_is_valid_and_complete(client: Client, tmp_path: An
 def test_a_request_that_a_block_could_not_pay_offers_what_to_do_instead(client: Client) -> None:
     rows.node(hospital())
     ada = person("ada")
-    values = {"parameters": plan_text(epsilon=3.0).to_event(), "reason": "block_exhausted", "details": {}}
+    values: dict[str, Any] = {
+        "parameters": plan_text(epsilon=3.0).to_event(),
+        "reason": "block_exhausted",
+        "details": {},
+    }
     row = rows.request(ada, "Which drugs?", None, kind=Kind.COHORT_TEXT, state="failed", epsilon=3.0, **values)
     error = call(client, ada, "GET", f"inferences/{row.pk}").json()["error"]
     assert error["details"]["try"][1:] == [{"kind": "cohort.keywords", "epsilon": 1.0}, {"kind": "general"}]
