@@ -20,15 +20,18 @@ from fdrouter import errors
 from fdrouter.errors import DomainError, InvalidParameter, NoNode
 from federation import across_text, identity, receipts
 from federation.asks import Ask
-from federation.gateway import Answer, Call, CallFailed, Gateway, NodeEndpoint, Offer
+from federation.gateway import Answer, Call, CallFailed, Gateway, NodeEndpoint, Offer, Step
 from federation.models import ACROSS, Node, Transport
 from federation.network import Network
 from federation.secagg import masks, session
 from privacy import claims
 from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
+from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
+from privacy.dp.across_text import TextAcrossPlan, again, plan_text_across
 from privacy.dp.cohort_plans import plan_of
 
 _NODES_WORD = ("cancelled", "conflict")  # how a node replies to an abort
+FEW_OF_TEXT = "At least two hospitals must write together; one alone answers without across."
 FEW = "At least three hospitals must answer together, so that no hospital's own number can be told from the sum."
 
 
@@ -57,27 +60,31 @@ def resolve(ask: Ask) -> Ask:
     are.
 
     Raises:
-        InvalidParameter: fewer than three were named, or too many. NoNode: fewer than three are there.
+        InvalidParameter: fewer than three (of a text, two) were named, or too many. NoNode: fewer are there.
     """
+    plan = ask.plan
+    if not isinstance(plan, AcrossPlan | TextAcrossPlan):
+        raise InvalidParameter("This request is not for several hospitals.", field="privacy.across")
+    text = isinstance(plan, TextAcrossPlan)
+    least, few = (HOSPITALS_OF_TEXT[0], FEW_OF_TEXT) if text else (HOSPITALS[0], FEW)
     nodes = Node.objects.filter(active=True, transport=Transport.SEALED)
     if ask.hospitals:
         found = set(nodes.filter(hospital_id__in=ask.hospitals).values_list("hospital_id", flat=True))
-        if len(ask.hospitals) < HOSPITALS[0]:
-            raise InvalidParameter(FEW, field="privacy.hospitals", named=len(ask.hospitals))
+        if len(ask.hospitals) < least:
+            raise InvalidParameter(few, field="privacy.hospitals", named=len(ask.hospitals))
         if missing := [name for name in ask.hospitals if name not in found]:
             raise NoNode(f"There is no node over the records of {missing[0]}.", missing=missing)
     else:
         found = {n.hospital_id for n in nodes if n.status.get("healthy", True) and n.status.get("block")}
-        if len(found) < HOSPITALS[0]:
-            raise NoNode(f"{FEW} {len(found)} are available now.", available=len(found))
-    plan = ask.plan
-    if not isinstance(plan, AcrossPlan):
-        raise InvalidParameter("This request is not for several hospitals.", field="privacy.across")
+        if len(found) < least:
+            raise NoNode(f"{few} {len(found)} are available now.", available=len(found))
     return replace(ask, hospitals=tuple(sorted(found)), plan=_for(plan, len(found)))
 
 
-def _for(plan: AcrossPlan, hospitals: int) -> AcrossPlan:
-    """The same claim with the noise of another number of hospitals."""
+def _for(plan: AcrossPlan | TextAcrossPlan, hospitals: int) -> AcrossPlan | TextAcrossPlan:
+    """The same claim with the noise, or the slots, of another number of hospitals."""
+    if isinstance(plan, TextAcrossPlan):
+        return plan_text_across(**again(plan), hospitals=hospitals)
     claim: dict[str, Any] = {"hospitals": hospitals, "epsilon": plan.epsilon, "delta": plan.delta}
     return plan_choice_across(**claim, options=plan.options) if plan.options else plan_count_across(**claim)
 
@@ -90,7 +97,7 @@ async def answer(gateway: Gateway, network: Network, question: Question, progres
         CallFailed: one of them refused, failed or was not there; ``details['charged_at']`` names those that keep their
             charge, and ``sent`` says whether there are any.
     """
-    nodes = _nodes(network, question.hospitals)
+    nodes = nodes_of(network, question.hospitals)
     summing = _Session(gateway, network, question, nodes)
     try:
         progress(f"asking {len(nodes)} hospitals together")
@@ -98,8 +105,7 @@ async def answer(gateway: Gateway, network: Network, question: Question, progres
         progress("adding up numbers that nobody sees alone")
         answers = await summing.shares(offers)
     except asyncio.CancelledError:
-        _last_wishes.add(task := asyncio.ensure_future(summing.abort(nodes)))
-        task.add_done_callback(_last_wishes.discard)
+        summing.abort_later(nodes)
         raise
     return _together(question, nodes, answers)
 
@@ -107,7 +113,7 @@ async def answer(gateway: Gateway, network: Network, question: Question, progres
 _last_wishes: set[asyncio.Future[Any]] = set()
 
 
-def _nodes(network: Network, hospitals: Sequence[str]) -> list[NodeEndpoint]:
+def nodes_of(network: Network, hospitals: Sequence[str]) -> list[NodeEndpoint]:
     """One node of each hospital, in the order of their names.
 
     Raises:
@@ -119,51 +125,42 @@ def _nodes(network: Network, hospitals: Sequence[str]) -> list[NodeEndpoint]:
     return sorted(found, key=lambda node: node.id)
 
 
-class _Session:
+_ENDS: dict[str, type[Offer | Step]] = {"offer": Offer, "public": Step, "sums": Step}
+
+
+class Members:
+    """The hospitals of one question, each asked by its node; ``extra`` is what a phase needs beside the roster."""
+
     def __init__(self, gateway: Gateway, network: Network, question: Question, nodes: list[NodeEndpoint]) -> None:
         self._gateway, self._network, self._question, self._nodes = gateway, network, question, nodes
         self._roster = [[node.id, node.public.key_id if node.public else ""] for node in nodes]
 
     async def offers(self) -> dict[str, Offer]:
-        """Every hospital's seeds for those after it, by node.
+        """Every hospital's offer, with its seeds for those after it where there are any, by node.
 
         Raises:
             CallFailed: one does not take part; the others were told.
         """
-        found = await self._all(self._nodes, "offer", {})
+        found = await self.ask(self._nodes, "offer")
         offers = {name: item for name, item in found.items() if isinstance(item, Offer)}
         if len(offers) < len(self._nodes) or len({offer.session for offer in offers.values()}) > 1:
             # Nothing is charged now, but where a node says so: it had begun its share for an earlier attempt.
             told = await self.abort(self._nodes)
-            raise self._failure(found, {n for n, item in told.items() if item.sent and item.code in _NODES_WORD})
+            raise self.failure(found, {n for n, item in told.items() if item.sent and item.code in _NODES_WORD})
         return offers
-
-    async def shares(self, offers: dict[str, Offer]) -> dict[str, Answer]:
-        """Every hospital's share, by node.
-
-        Raises:
-            CallFailed: one dropped out.
-        """
-        seeds = {
-            node.id: {name: offer.seeds[node.id] for name, offer in offers.items() if node.id in offer.seeds}
-            for node in self._nodes
-        }
-        found = await self._all(self._nodes, "sum", seeds)
-        answers = {name: item for name, item in found.items() if isinstance(item, Answer)}
-        if len(answers) < len(self._nodes):
-            told = await self.abort([node for node in self._nodes if node.id not in answers])
-            free = {name for name, item in told.items() if not item.sent and item.code != "no_node"}
-            unsure = {name for name, item in found.items() if isinstance(item, CallFailed) and item.sent}
-            raise self._failure(found, set(answers) | unsure - free)
-        return answers
 
     async def abort(self, nodes: Iterable[NodeEndpoint]) -> dict[str, CallFailed]:
         """Tells hospitals that there will be no sum. Each replies with an error that says whether it keeps its charge;
         of one that cannot be reached the code is ``no_node``."""
-        found = await self._all(nodes, "abort", {})
+        found = await self.ask(nodes, "abort")
         return {name: item for name, item in found.items() if isinstance(item, CallFailed)}
 
-    def _failure(self, found: dict[str, Any], charged: set[str]) -> CallFailed:
+    def abort_later(self, nodes: Iterable[NodeEndpoint]) -> None:
+        """:meth:`abort` for whoever cannot wait for it."""
+        _last_wishes.add(task := asyncio.ensure_future(self.abort(nodes)))
+        task.add_done_callback(_last_wishes.discard)
+
+    def failure(self, found: dict[str, Any], charged: set[str]) -> CallFailed:
         names = {node.id: node.name for node in self._nodes}
         failed = [(name, item) for name, item in found.items() if isinstance(item, CallFailed)]
         if not failed:
@@ -175,35 +172,58 @@ class _Session:
         details = {"hospital": name, "charged_at": sorted(charged), "why": f"{names[name]}: {reason} {cost}"}
         return CallFailed(error.code, sent=bool(charged), details=details)
 
-    async def _all(self, nodes: Iterable[NodeEndpoint], phase: str, seeds: dict[str, Any]) -> dict[str, Any]:
-        """What each node said, by node: an offer, an answer, or the failure."""
+    async def ask(
+        self, nodes: Iterable[NodeEndpoint], phase: str, extra: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What each node said, by node: an offer, a step, an answer, or the failure. ``extra`` goes by node."""
         nodes = list(nodes)
         found = await asyncio.gather(
-            *(self._one(node, phase, seeds.get(node.id, {})) for node in nodes), return_exceptions=True
+            *(self._one(node, phase, (extra or {}).get(node.id, {})) for node in nodes), return_exceptions=True
         )
         for item in found:
             if isinstance(item, BaseException) and not isinstance(item, CallFailed):
                 raise item
         return {node.id: item for node, item in zip(nodes, found, strict=True)}
 
-    async def _one(self, node: NodeEndpoint, phase: str, seeds: dict[str, str]) -> Offer | Answer:
+    async def _one(self, node: NodeEndpoint, phase: str, extra: dict[str, Any]) -> Offer | Step | Answer:
         question = self._question
-        across = {"phase": phase, "roster": self._roster, "seeds": seeds}
+        across = {"phase": phase, "roster": self._roster, **extra}
         payload = {**question.payload, "across": across}
         call = Call(str(question.id), question.kind, question.model, False, question.digest, payload)
-        last: Offer | Answer | None = None
+        last: Offer | Step | Answer | None = None
         with self._network.using(node.id) as breaker:
             try:
                 async for item in self._gateway.call(node, call):
-                    last = item if isinstance(item, Offer | Answer) else last
+                    last = item if isinstance(item, Offer | Step | Answer) else last
             except CallFailed as error:
                 if error.broken:
                     breaker.failed()
                 raise
             breaker.succeeded()
-        if not isinstance(last, Offer if phase == "offer" else Answer):
+        if last is None or not isinstance(last, _ENDS.get(phase, Answer)):
             raise CallFailed("node_failed", sent=True)
         return last
+
+
+class _Session(Members):
+    async def shares(self, offers: dict[str, Offer]) -> dict[str, Answer]:
+        """Every hospital's share, by node.
+
+        Raises:
+            CallFailed: one dropped out.
+        """
+        seeds = {
+            node.id: {"seeds": {name: offer.seeds[node.id] for name, offer in offers.items() if node.id in offer.seeds}}
+            for node in self._nodes
+        }
+        found = await self.ask(self._nodes, "sum", seeds)
+        answers = {name: item for name, item in found.items() if isinstance(item, Answer)}
+        if len(answers) < len(self._nodes):
+            told = await self.abort([node for node in self._nodes if node.id not in answers])
+            free = {name for name, item in told.items() if not item.sent and item.code != "no_node"}
+            unsure = {name for name, item in found.items() if isinstance(item, CallFailed) and item.sent}
+            raise self.failure(found, set(answers) | unsure - free)
+        return answers
 
 
 def _together(question: Question, nodes: list[NodeEndpoint], answers: dict[str, Answer]) -> Answer:
@@ -260,11 +280,11 @@ def repeated(question: Question, row: uuid.UUID, text: str, receipt: dict[str, A
     if mechanism["claim"] != claims.sheet(mechanism["name"]).reference:
         return None
     again = {
-        **{name: body[name] for name in ("kind", "model", "hospitals", "numbers")},
+        **{name: body[name] for name in ("kind", "model", "hospitals", "numbers", "tokens", "left") if name in body},
         "message_id": str(question.id),
         "request_digest": question.digest,
         "mechanism": {**mechanism, "repeat_of": str(row), "released_at": body["at"]},
     }
     parts = list(zip(receipt["receipts"], receipt["shares"], strict=True))
     issued = receipts.issue_together(identity.load(settings.IDENTITY_DIR), again, text, parts)
-    return Answer(text, "stop", 0, 0, issued)
+    return Answer(text, "stop", 0, body["tokens"], issued)

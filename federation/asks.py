@@ -15,7 +15,9 @@ from federation import choosing
 from federation.choosing import Chosen
 from federation.models import ACROSS, MECHANISMS, Kind
 from privacy.dp.accounting import check_delta
-from privacy.dp.across_plans import HOSPITALS, plan_choice_across, plan_count_across
+from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
+from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
+from privacy.dp.across_text import TextAcrossPlan, plan_text_across
 from privacy.dp.cohort_plans import OPTIONS, Plan, plan_choice, plan_count, plan_keywords
 from privacy.dp.confident_plans import plan_confident_choice
 from privacy.dp.text_plan import MAX_DELTA, plan_text
@@ -102,9 +104,11 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
     options = _options(privacy.options) if choosing_between else ()
     across = _across(kind, privacy.across)
     _check_unused(kind, replace(privacy, delta=None) if across else privacy)
-    plan = planned(kind, privacy, max_tokens, len(options), question_of(checked)) if kind.is_cohort else None
+    plan: Plan | None = None
     if across:
-        plan = _plan_across(kind, privacy, len(options))
+        plan = _plan_across(kind, privacy, max_tokens, len(options), len(hospitals))
+    elif kind.is_cohort:
+        plan = planned(kind, privacy, max_tokens, len(options), question_of(checked))
     patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
     if (kind is Kind.CHART) != bool(patient):
         raise InvalidParameter("Name a patient for the kind chart, and for no other kind.", field="privacy.patient")
@@ -139,12 +143,20 @@ def _across(kind: Kind, value: Any) -> bool:
     return True
 
 
-def _plan_across(kind: Kind, privacy: PrivacyOptions, options: int) -> Plan:
-    """The claim, with the noise of the fewest hospitals: how many answer is settled at admission.
+def _plan_across(
+    kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options: int, hospitals: int
+) -> AcrossPlan | TextAcrossPlan:
+    """The claim, with the noise of the fewest hospitals; of a text with the slots of as many as were named, or the
+    fewest. How many answer is settled at admission.
 
     Raises:
         InvalidParameter: a value out of range; a threshold, which nobody can check who sees no hospital's numbers.
+        PushTooSmall: of a text, whose records could not be heard.
     """
+    if kind is Kind.COHORT_TEXT:
+        low, high = HOSPITALS_OF_TEXT
+        asked = {**_numbers(_PARAMETERS[kind], privacy), "max_tokens": max_tokens}
+        return plan_text_across(**asked, hospitals=min(max(low, hospitals), high))
     if privacy.threshold is not None:
         raise InvalidParameter("Hospitals that answer together cannot check a threshold.", field="privacy.threshold")
     claim: dict[str, Any] = {"hospitals": HOSPITALS[0]}
@@ -225,15 +237,9 @@ def plan_for(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None = None,
     Raises:
         InvalidParameter, PushTooSmall: as :func:`make`.
     """
-    found: dict[str, Any] = {}
-    for name in _PARAMETERS[kind]:
-        value = getattr(privacy, name)
-        if name == "options":
-            found[name] = options
-        elif value is not None and name in ("epsilon", "delta"):
-            found[name] = _number(f"privacy.{name}", value, -math.inf, math.inf, 0.0)
-        elif value is not None:
-            found[name] = _whole(f"privacy.{name}", value, -(10**9), 10**9)
+    found = _numbers(_PARAMETERS[kind], privacy)
+    if "options" in _PARAMETERS[kind]:
+        found["options"] = options
     if kind is Kind.COHORT_COUNT:
         return plan_count(**found)
     if kind is Kind.COHORT_CHOICE:
@@ -241,6 +247,18 @@ def plan_for(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None = None,
     if kind is Kind.COHORT_KEYWORDS:
         return plan_keywords(**found)
     return plan_text(**found, max_tokens=max_tokens)
+
+
+def _numbers(names: Sequence[str], privacy: PrivacyOptions) -> dict[str, Any]:
+    """The named parameters that were given, as numbers; what they may be is the plan's to say."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value = getattr(privacy, name)
+        if value is not None and name in ("epsilon", "delta"):
+            found[name] = _number(f"privacy.{name}", value, -math.inf, math.inf, 0.0)
+        elif value is not None and name != "options":
+            found[name] = _whole(f"privacy.{name}", value, -(10**9), 10**9)
+    return found
 
 
 def _options(value: Any) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from django.conf import settings
 from psycopg.types.json import Jsonb
 
 from fdrouter import crypto
-from federation import across, frames, outcome
+from federation import across, frames, outcome, token_sums
 from federation.batching import BATCH, Batcher, resolve
 from federation.database import Reconnecting
 from federation.frames import Frame
@@ -237,13 +237,19 @@ class Dispatcher:
             text = crypto.unseal("answer", pk.bytes, sealed).decode()
             if (again := across.repeated(question, pk, text, receipt)) is not None:
                 return Ending(row, InferenceState.DONE, charged=False, answer=again)
+
+        def progress(text: str) -> None:
+            self._tell(row, Frame.PROGRESS, {"text": text, "node": None})
+
+        def delta(text: str) -> None:
+            if row.stream:
+                self._tell(row, Frame.DELTA, text)
+
         try:
-            answer = await across.answer(
-                self._gateway,
-                self._network,
-                question,
-                lambda text: self._tell(row, Frame.PROGRESS, {"text": text, "node": None}),
-            )
+            if token_sums.is_text(row.parameters):
+                answer = await token_sums.answer(self._gateway, self._network, question, progress, delta)
+            else:
+                answer = await across.answer(self._gateway, self._network, question, progress)
         except CallFailed as error:
             charged = error.sent or row.attempt > 1
             return Ending(row, InferenceState.FAILED, charged, code=error.code, details=error.details)

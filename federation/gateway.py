@@ -80,6 +80,13 @@ class Offer:
     seeds: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A node's part in one token of a text of several hospitals, unchecked: see ``federation.node.token_sums``."""
+
+    data: dict[str, Any]
+
+
 @dataclass(slots=True)
 class NodeEndpoint:
     """Where and how a node is called."""
@@ -134,8 +141,8 @@ class Gateway:
         if self._sealed is not None:
             await self._sealed.close()
 
-    async def call(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer]:
-        """Text as it comes, progress, and last the :class:`Answer`, or the :class:`Offer` that was asked for.
+    async def call(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer | Step]:
+        """Text as it comes, progress, and last the :class:`Answer`, or the :class:`Offer` or :class:`Step` asked for.
 
         Raises:
             CallFailed: and nothing else for anything that a node or network can do.
@@ -186,7 +193,7 @@ class Gateway:
             async for item in _openai_events(response):
                 yield item
 
-    async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer]:
+    async def _node(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Progress | Answer | Offer | Step]:
         if node.public is None or not _is_encrypted(node):
             raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"})
         now = int(time.time())
@@ -197,10 +204,10 @@ class Gateway:
         ) as response:
             if response.status != 200:
                 raise CallFailed("node_failed", sent=response.status >= 500, details={"status": response.status})
-            answer: Answer | Offer | None = None
+            answer: Answer | Offer | Step | None = None
             async for line in response.content:
                 item = _node_event(_decode(line), node, call)
-                if isinstance(item, Answer | Offer):
+                if isinstance(item, Answer | Offer | Step):
                     answer = item
                 yield item
             if answer is None:
@@ -252,7 +259,7 @@ async def _openai_events(response: aiohttp.ClientResponse) -> AsyncIterator[str 
     raise CallFailed("node_failed", sent=True)  # the stream ended without its end
 
 
-def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | Progress | Answer | Offer:
+def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | Progress | Answer | Offer | Step:
     kind = event["type"]
     if kind == "delta":
         return str(event["text"])
@@ -260,6 +267,8 @@ def _node_event(event: dict[str, Any], node: NodeEndpoint, call: Call) -> str | 
         return Progress(str(event["text"]))
     if kind == "offer" and call.payload.get("across", {}).get("phase") == "offer":
         return Offer(str(event["session"]), {str(name): str(seed) for name, seed in event["seeds"].items()})
+    if kind == "step" and call.payload.get("across", {}).get("phase") in ("public", "sums"):
+        return Step(event)
     if kind == "error":
         charged = event.get("charged", True) is not False
         code, details = event["code"], event.get("details") or {}

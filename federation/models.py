@@ -39,7 +39,11 @@ MECHANISMS: dict[str, str] = {
 
 
 #: The mechanisms by which several hospitals answer a kind together, by the name in plan and receipts.
-ACROSS: dict[str, str] = {Kind.COHORT_COUNT: "count_across", Kind.COHORT_CHOICE: "choice_across"}
+ACROSS: dict[str, str] = {
+    Kind.COHORT_COUNT: "count_across",
+    Kind.COHORT_CHOICE: "choice_across",
+    Kind.COHORT_TEXT: "text_across",
+}
 
 
 #: The same with a check beforehand that may withhold the answer.

@@ -32,12 +32,13 @@ def issue_together(
 ) -> dict[str, Any]:
     """A receipt over those of several nodes: ``{"body", "digest", "signatures", "receipts", "shares"}``.
 
-    ``parts`` are each node's receipt and the masked share that it covers: with them everybody can add up the numbers
-    that ``body`` states, and nobody can see a node's own.
+    ``parts`` are each node's receipt and the share that it covers. Masked numbers everybody can add up to those that
+    ``body`` states (:func:`proves_sum`), and nobody can see a node's own; of a text they are what each node saw written
+    (:func:`proves_text`).
     """
     stated = {
         **body,
-        "tokens": 0,
+        "tokens": body.get("tokens", 0),
         "block": None,
         "answer_sha256": hashlib.sha256(answer.encode()).hexdigest(),
         "receipts": [receipt["digest"] for receipt, _ in parts],
@@ -71,6 +72,32 @@ def proves_sum(receipt: dict[str, Any], nodes: Mapping[str, PublicIdentity]) -> 
             and masks.total(summed, shares) == body["numbers"]
         )
     except (DomainError, KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def proves_text(receipt: dict[str, Any], nodes: Mapping[str, PublicIdentity], *, answer: str) -> bool:
+    """Whether all of these nodes signed for one and the same text, of one session, and the answer begins with it.
+
+    That each token was drawn as stated, from sums that nobody kept, is the coordinator's word.
+    """
+    try:
+        body, parts = receipt["body"], list(zip(receipt["receipts"], receipt["shares"], strict=True))
+        told = [json.loads(share) for _, share in parts]
+        seen = {(share["session"], share["text"], tuple(share["tokens"])) for share in told}
+        signed = (
+            covers(part, nodes[part["body"]["node"]], message_id=part["body"]["message_id"], answer=share)
+            and part["body"]["tokens"] == len(told[0]["tokens"]) == body["tokens"]
+            for part, share in parts
+        )
+        names = {part["body"]["node"] for part, _ in parts}
+        return (
+            len(seen) == 1
+            and len(names) == len(parts) > 1
+            and all(signed)
+            and body["receipts"] == [part["digest"] for part, _ in parts]
+            and answer.startswith(told[0]["text"])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
 
 

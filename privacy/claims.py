@@ -22,6 +22,7 @@ IMPLEMENTED: Mapping[str, int] = {
     "choice_confident": 1,
     "count_across": 1,
     "choice_across": 1,
+    "text_across": 1,
     "released_cards": 1,
     "released_corpus": 1,
 }

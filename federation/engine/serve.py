@@ -12,6 +12,7 @@ BLOCK_TOKENS = 32
 MAX_MODEL_LEN = 2048
 MAX_BATCHED_TOKENS = 1024  # a prefill step of about a second on two cores: ordinary answers go on beside a group
 MAX_SEQUENCES = 160  # one group of 129 and ordinary requests beside it
+MAX_LOGPROBS = 128  # of a public row, where several hospitals write together
 START_SECONDS = 180.0  # how long a first start may take; 35 s is usual on two cores
 
 
@@ -43,6 +44,7 @@ def command(
         *("--max-num-batched-tokens", str(MAX_BATCHED_TOKENS)),
         *("--max-num-seqs", str(MAX_SEQUENCES)),
         *("--kv-cache-memory-bytes", str(int(kv_gib * 2**30))),
+        *("--max-logprobs", str(MAX_LOGPROBS)),
         *("--generation-config", "vllm"),  # sampling defaults are the client's, not a file's beside the weights
         *("--logits-processors", "federation.engine.group_decoding:GroupLogits"),
         *("--scheduler-cls", "federation.engine.group_decoding.GangScheduler"),

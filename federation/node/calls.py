@@ -20,6 +20,7 @@ from federation.models import ACROSS, CHECKED, MECHANISMS, Kind, NodeCall, NodeC
 from federation.node import blocks, search
 from privacy import claims, ledger
 from privacy.dp.across_plans import AcrossPlan
+from privacy.dp.across_text import TextAcrossPlan
 from privacy.dp.cohort_plans import ChoicePlan, Plan, plan_of
 from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
@@ -31,7 +32,7 @@ WITHHELD = "withheld"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An opened and checked message. ``across``: what ``federation.node.across`` needs for a sum."""
+    """An opened and checked message. ``across``: what ``federation.node.across`` needs for a sum, or ``token_sums``."""
 
     id: uuid.UUID
     kind: Kind
@@ -91,7 +92,7 @@ def parse(message_id: str, payload: dict[str, Any]) -> Message:
 def _plan(kind: Kind, parameters: dict[str, Any], options: tuple[str, ...]) -> Plan:
     plan = plan_of(parameters)
     checked = CHECKED if isinstance(plan, ConfidentChoicePlan) else MECHANISMS
-    mechanisms = ACROSS if isinstance(plan, AcrossPlan) else checked
+    mechanisms = ACROSS if isinstance(plan, AcrossPlan | TextAcrossPlan) else checked
     if parameters["mechanism"] != mechanisms.get(kind):
         raise ValueError("the plan is for another kind")
     if isinstance(plan, ChoicePlan | ConfidentChoicePlan | AcrossPlan) and len(options) != plan.options:

@@ -111,6 +111,12 @@ class PromptBuilder:
         """The reserved token that ends a failed group: never part of an answer, so it cannot be mistaken for one."""
         return self.reserved()[-1]
 
+    def written(self, start: str, tokens: Sequence[int]) -> str:
+        """The answer so far: its public beginning and what was written after it, without special tokens."""
+        ids = [*self._ids(start), *tokens]
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
     def _ids(self, text: str) -> list[int]:
         """Token ids of plain text; the names of special tokens inside it are split like any other text."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

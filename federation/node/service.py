@@ -63,7 +63,7 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
                 async for event in _again(message, earlier):
                     yield event
                 return
-        call = await _begin(message)
+        call = await begin(message)
     except Conflict:
         async for event in _repeat(message):
             yield event
@@ -100,7 +100,7 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
 
 async def _again(message: Message, earlier: NodeCall) -> AsyncIterator[dict[str, Any]]:
     """The stored release of the same request, at no cost."""
-    call = await _begin(replace(message, plan=None), repeat_of=earlier)
+    call = await begin(replace(message, plan=None), repeat_of=earlier)
     ended = False
     try:
         outcome, receipt = await in_thread(calls.finish_again)(message, call, earlier)
@@ -125,7 +125,7 @@ async def _check(message: Message, engine: EngineClient) -> None:
         await in_thread(cohorts.check)(question_of(message), message.options, message.plan)
 
 
-async def _begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
+async def begin(message: Message, *, repeat_of: NodeCall | None = None) -> NodeCall:
     """:func:`calls.begin`; a coordinator that leaves while it commits leaves no call open."""
     begun = asyncio.ensure_future(in_thread(calls.begin)(message, repeat_of=repeat_of))
     try:

@@ -15,11 +15,13 @@ from django.views.decorators.csrf import csrf_exempt
 
 from fdrouter.errors import DomainError
 from federation.database import in_thread
-from federation.node import across, health, service
+from federation.node import across, health, service, token_sums
 from federation.node.calls import Message
-from federation.node.engine import EngineClient, Timeouts
+from federation.node.engine import Timeouts
 from federation.node.prompts import PromptBuilder
+from federation.node.scoring import ScoringClient
 from federation.sealing import BadEnvelope
+from privacy.dp.across_text import TextAcrossPlan
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,10 @@ def _prompts() -> PromptBuilder:
     return PromptBuilder(str(settings.MODEL_DIR))
 
 
-def engine_client(session: aiohttp.ClientSession) -> EngineClient:
+def engine_client(session: aiohttp.ClientSession) -> ScoringClient:
     """The client of this node's engine."""
     timeouts = Timeouts(read=settings.ENGINE_READ_SECONDS)
-    return EngineClient(settings.ENGINE_URL, settings.ENGINE_MODEL, session, prompts=_prompts(), timeouts=timeouts)
+    return ScoringClient(settings.ENGINE_URL, settings.ENGINE_MODEL, session, prompts=_prompts(), timeouts=timeouts)
 
 
 @csrf_exempt  # no cookie is read here: the envelope's signature says who asks
@@ -53,8 +55,12 @@ async def messages(request: HttpRequest) -> HttpResponseBase:
 
 async def _events(message: Message) -> AsyncIterator[bytes]:
     async with aiohttp.ClientSession() as session:
-        summed = message.across is not None
-        stream = across.answer(message) if summed else service.answer(message, engine_client(session))
+        if isinstance(message.plan, TextAcrossPlan):
+            stream = token_sums.answer(message, engine_client(session))
+        elif message.across is not None:
+            stream = across.answer(message)
+        else:
+            stream = service.answer(message, engine_client(session))
         try:
             async for event in stream:
                 yield _encode(event) + b"\n"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp import across_plans, confident_plans
+from privacy.dp import across_plans, across_text, confident_plans
 from privacy.dp.accounting import is_whole, nano_rdp_up, rho_of_epsilon, up
 from privacy.dp.across_plans import AcrossPlan
 from privacy.dp.bounds import ADJACENCY, CONFIDENCE, delta_of, epsilon_of
@@ -228,6 +228,8 @@ def plan_of(event: dict[str, Any]) -> Plan:
             plan = released
         elif name in across_plans.NAMES:
             plan = across_plans.plan_of_event(event)
+        elif name == across_text.NAME:
+            plan = across_text.plan_of_event(event)
         else:
             raise InvalidParameter("This mechanism is not known.", field="mechanism")
     except (KeyError, TypeError) as error:

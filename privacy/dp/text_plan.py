@@ -46,6 +46,17 @@ DEFAULT_TOKENS = 24
 COMFORTABLE_PUSH = 9.0  # aimed at where length is left open, down to SHORT_TOKENS; then NEEDED_PUSH must do
 SHORT_TOKENS = 8
 
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be asked for: B and k from and to, and the usual B, fewest first: the first that pays is taken."""
+
+    contexts: tuple[int, int] = CONTEXTS
+    top_k: tuple[int, int] = TOP_K
+    usual: tuple[int, ...] = DEFAULT_CONTEXTS
+
+
+ONE_HOSPITAL = Limits()
 _REACH = {"swap": 2.0, "add_remove": 1.0}
 # Float rounding here and in OpenDP's map must never put a token's real cost above the planned one.
 _MARGIN = 1 - 1e-9
@@ -70,6 +81,11 @@ class TextPlan:
     top_k: int
     push: float
     rho_per_token: float
+
+    @property
+    def name(self) -> str:
+        """The mechanism, by the name of its claim sheet."""
+        return "token_decoding"
 
     @property
     def rho(self) -> float:
@@ -106,7 +122,7 @@ class TextPlan:
         """JSON-ready record of the release for ledger and receipt; :func:`plan_of_event` reads it back."""
         return {
             "event": "zcdp",
-            "mechanism": "token_decoding",
+            "mechanism": self.name,
             "unit": "patient",
             "rho": self.rho,
             "reserved_epsilon": epsilon_of_rho(self.rho, self.delta),
@@ -141,12 +157,12 @@ def _tokens_for(rho: float, contexts: int, adjacency: Adjacency, needed: float =
     return tokens
 
 
-def _contexts_for(rho: float, max_tokens: int, adjacency: Adjacency) -> int | None:
+def _contexts_for(rho: float, max_tokens: int, adjacency: Adjacency, limits: Limits) -> int | None:
     """Fewest contexts at which the push is large enough; None when more than allowed are needed."""
-    contexts = max(CONTEXTS[0], math.floor(NEEDED_PUSH * _REACH[adjacency] / math.sqrt(2 * rho / max_tokens)))
+    contexts = max(limits.contexts[0], math.floor(NEEDED_PUSH * _REACH[adjacency] / math.sqrt(2 * rho / max_tokens)))
     while push_of(rho * _MARGIN**2, contexts, max_tokens, adjacency) < NEEDED_PUSH:
         contexts += 1
-    return contexts if contexts <= CONTEXTS[1] else None
+    return contexts if contexts <= limits.contexts[1] else None
 
 
 def _epsilon_for(delta: float, contexts: int, max_tokens: int, adjacency: Adjacency) -> float | None:
@@ -161,23 +177,25 @@ def _epsilon_for(delta: float, contexts: int, max_tokens: int, adjacency: Adjace
 
 
 def _suggestions(
-    epsilon: float, delta: float, contexts: int, max_tokens: int, adjacency: Adjacency
+    epsilon: float, delta: float, contexts: int, max_tokens: int, adjacency: Adjacency, limits: Limits
 ) -> list[dict[str, float]]:
     """Single changes that each make the plan work; empty when no single change does."""
     rho = rho_of_epsilon(epsilon, delta)
     found: list[dict[str, float]] = []
     if (more := _epsilon_for(delta, contexts, max_tokens, adjacency)) is not None:
         found.append({"epsilon": more})
-    if (wider := _contexts_for(rho, max_tokens, adjacency)) is not None:
+    if (wider := _contexts_for(rho, max_tokens, adjacency, limits)) is not None:
         found.append({"contexts": wider})
     if (shorter := _tokens_for(rho, contexts, adjacency)) >= TOKENS[0]:
         found.append({"max_tokens": min(shorter, TOKENS[1])})
     return found
 
 
-def _refusal(epsilon: float, delta: float, contexts: int, max_tokens: int, adjacency: Adjacency) -> PushTooSmall:
+def _refusal(
+    epsilon: float, delta: float, contexts: int, max_tokens: int, adjacency: Adjacency, limits: Limits
+) -> PushTooSmall:
     push = push_of(rho_of_epsilon(epsilon, delta), contexts, max_tokens, adjacency)
-    choices = _suggestions(epsilon, delta, contexts, max_tokens, adjacency)
+    choices = _suggestions(epsilon, delta, contexts, max_tokens, adjacency, limits)
     names = {"epsilon": "epsilon {:g}", "contexts": "{:d} patients", "max_tokens": "at most {:d} tokens"}
     offers = [names[key].format(value) for choice in choices for key, value in choice.items()]
     advice = f" Any one of these would do: {', '.join(offers)}." if offers else " No single change makes it work."
@@ -190,12 +208,14 @@ def _refusal(epsilon: float, delta: float, contexts: int, max_tokens: int, adjac
     )
 
 
-def _sizes(rho: float, contexts: int | None, max_tokens: int | None, adjacency: Adjacency) -> tuple[int, int]:
+def _sizes(
+    rho: float, contexts: int | None, max_tokens: int | None, adjacency: Adjacency, limits: Limits
+) -> tuple[int, int]:
     """B and T, with what was left open chosen from epsilon: few patients first (they cost time), then length."""
     wanted = max_tokens or DEFAULT_TOKENS
     if contexts is None:
-        pays = (b for b in DEFAULT_CONTEXTS if _tokens_for(rho, b, adjacency, COMFORTABLE_PUSH) >= wanted)
-        contexts = next(pays, DEFAULT_CONTEXTS[-1])
+        pays = (b for b in limits.usual if _tokens_for(rho, b, adjacency, COMFORTABLE_PUSH) >= wanted)
+        contexts = next(pays, limits.usual[-1])
     if max_tokens is None:
         max_tokens = _tokens_for(rho, contexts, adjacency, COMFORTABLE_PUSH)
         if max_tokens < SHORT_TOKENS:
@@ -219,33 +239,58 @@ def plan_text(
     Raises :class:`InvalidParameter` (``details['field']``) for a value out of range, and :class:`PushTooSmall` with
     ``details`` push, needed and try (single changes that would work) when the records could not be heard.
     """
+    values = planned(
+        epsilon=epsilon,
+        delta=delta,
+        contexts=contexts,
+        max_tokens=max_tokens,
+        tau=tau,
+        top_k=top_k,
+        adjacency=adjacency,
+        limits=ONE_HOSPITAL,
+    )
+    return TextPlan(**values)
+
+
+def planned(
+    *,
+    epsilon: float,
+    delta: float,
+    contexts: int | None,
+    max_tokens: int | None,
+    tau: float,
+    top_k: int,
+    adjacency: Adjacency,
+    limits: Limits,
+) -> dict[str, Any]:
+    """The values of a :class:`TextPlan` within ``limits``; raises as :func:`plan_text`."""
     epsilon = check_epsilon(epsilon, high=MAX_EPSILON)
     delta = check_delta(delta, high=MAX_DELTA)
     tau = _checked_tau(tau)
-    top_k = _whole(top_k, "top_k", TOP_K)
+    top_k = _whole(top_k, "top_k", limits.top_k)
     check_adjacency(adjacency)
     if contexts is not None:
-        contexts = _whole(contexts, "contexts", CONTEXTS)
+        contexts = _whole(contexts, "contexts", limits.contexts)
     if max_tokens is not None:
         max_tokens = _whole(max_tokens, "max_tokens", TOKENS)
     rho = rho_of_epsilon(epsilon, delta)
-    contexts, max_tokens = _sizes(rho, contexts, max_tokens, adjacency)
+    contexts, max_tokens = _sizes(rho, contexts, max_tokens, adjacency, limits)
     rho_per_token = rho / max_tokens * _MARGIN
     push = contexts * math.sqrt(2 * rho_per_token) / _REACH[adjacency] * math.sqrt(_MARGIN)
     if push < NEEDED_PUSH:
-        raise _refusal(epsilon, delta, contexts, max_tokens, adjacency)
-    return TextPlan(
-        epsilon=epsilon,
-        delta=delta,
-        adjacency=adjacency,
-        contexts=contexts,
-        max_tokens=max_tokens,
-        clip=push * tau,
-        tau=tau,
-        top_k=top_k,
-        push=push,
-        rho_per_token=rho_per_token,
-    )
+        raise _refusal(epsilon, delta, contexts, max_tokens, adjacency, limits)
+    return {
+        "epsilon": epsilon,
+        "delta": delta,
+        "adjacency": adjacency,
+        "contexts": contexts,
+        "max_tokens": max_tokens,
+        "clip": push * tau,
+        "tau": tau,
+        "top_k": top_k,
+        "push": push,
+        "rho_per_token": rho_per_token,
+    }
 
 
 def plan_of_event(event: dict[str, Any]) -> TextPlan:

@@ -60,7 +60,7 @@ def test_across_is_true_or_false(value: Any) -> None:
         ask(across=value)
 
 
-@pytest.mark.parametrize("kind", ["general", "cohort.keywords", "cohort.text"])
+@pytest.mark.parametrize("kind", ["general", "cohort.keywords", "cohort.released"])
 def test_other_kinds_are_not_answered_together(kind: str) -> None:
     with pytest.raises(InvalidParameter, match=r"cohort\.count, cohort\.choice"):
         ask(kind=kind)
