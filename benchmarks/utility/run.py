@@ -158,7 +158,7 @@ def released_rows(found: Material) -> tuple[list[Row], list[str]]:
     notes += [
         "What cards lose at epsilon 10 is not noise: they hold each patient to a few cells, so that numbers come out"
         " small.",
-        "released notes (synthetic corpus): not measured here; a note takes the engine most of a minute on two cores.",
+        "released notes (synthetic corpus): not measured here; make bench-released looks for planted facts in them.",
     ]
     return rows, notes
 
