@@ -19,7 +19,7 @@ from federation.offers import Offers, Wish
 from federation.quotes import Quote
 from privacy import ledger, quotas
 from privacy.dp import accounting
-from privacy.dp.cohort_plans import plan_choice, plan_count
+from privacy.dp.cohort_plans import plan_choice, plan_count, plan_keywords
 from privacy.dp.text_plan import plan_text
 from privacy.ledger import Charge, Request
 from privacy.models import Entry, Reservation, Scope, Unit
@@ -177,6 +177,18 @@ def test_a_block_that_cannot_pay_is_not_offered_more_quota(ada: User, node: Node
     assert isinstance(refusal, BlockExhausted)
     assert tried(refusal) == [{"epsilon": 1.5}, {"kind": "cohort.keywords", "epsilon": 1.0}, {"kind": "general"}]
     assert "retry_after" not in refusal.details, "a block never refills"
+
+
+def test_what_a_block_can_still_pay_limits_the_other_ways_too(ada: User, node: Node) -> None:
+    block = node.status["block"]
+    left = plan_keywords(epsilon=0.5).nano_at(block["alpha"])
+    block |= {"used": block["cap"] - left, "epsilon_left": 0.5}
+    node.save()
+    found = quote(ada, "cohort.keywords", question=COUNTING)
+    assert isinstance(found.refusal, BlockExhausted)
+    smaller, counted, *_ = tried(found.refusal)
+    assert smaller == {"epsilon": 0.5} and quote(ada, "cohort.keywords", **smaller).refusal is None
+    assert counted["epsilon"] < 0.3 and quote(ada, **counted).refusal is None
 
 
 def test_an_exhausted_block_offers_those_hospitals_that_can_pay(ada: User, node: Node) -> None:
