@@ -71,15 +71,36 @@ def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(prepare_model(CACHE / "model"), dtype=torch.float32).eval()
 
 
-def log_rows(model: Any, rows: list[list[int]], produced: list[int]) -> renyi.Floats:
-    """Log-probabilities of the next token after each row and what was produced, shape (rows, vocabulary)."""
-    import torch
+class Reader:
+    """Log-probabilities of the next token after each row, shape (rows, vocabulary), a token after the other."""
 
-    with torch.inference_mode():
-        ids = torch.tensor([row + produced for row in rows])
-        logits = torch.cat([model(part, logits_to_keep=1).logits[:, -1] for part in ids.split(8)])
-        found: renyi.Floats = logits.double().log_softmax(-1).numpy()
-    return found
+    def __init__(self, model: Any, rows: list[list[int]]) -> None:
+        self._model, self._count, self._past = model, len(rows), None
+        self.found = self._read(rows)
+
+    def append(self, token: int) -> None:
+        self.found = self._read([[token]] * self._count)
+
+    def _read(self, ids: list[list[int]]) -> renyi.Floats:
+        import torch
+
+        with torch.inference_mode():
+            told = self._model(torch.tensor(ids), past_key_values=self._past, use_cache=True, logits_to_keep=1)
+            self._past = told.past_key_values
+            found: renyi.Floats = told.logits[:, -1].double().log_softmax(-1).numpy()
+        return found
+
+
+def test_a_record_moves_no_other_row_by_one_bit(model: Any, prompts: PromptBuilder) -> None:
+    """In plain transformers, at two tokens: rows have one length, so nothing about a record reaches another row."""
+    before = prompts.group(QUESTION, [*notes(3), notes(4)[3]], 4)
+    after = prompts.group(QUESTION, [*notes(3), ATTACK], 4)
+    readers = [Reader(model, [rows.public, *rows.private]) for rows in (before, after)]
+    for token in (prompts.end_token - 1, 100):
+        one, other = (reader.found for reader in readers)
+        assert (one[:4] == other[:4]).all() and not np.allclose(one[4], other[4])
+        for reader in readers:
+            reader.append(token)
 
 
 def test_every_step_of_a_real_answer_is_within_its_charge(model: Any, prompts: PromptBuilder) -> None:
@@ -88,9 +109,10 @@ def test_every_step_of_a_real_answer_is_within_its_charge(model: Any, prompts: P
     plan = plan_text(epsilon=10, contexts=24, max_tokens=4)
     mechanism, narrow = mechanism_of(plan, prompts.reserved()), mechanism_of(plan)
     rows = prompts.group(QUESTION, [*notes(22), ATTACK], plan.contexts)
+    reader = Reader(model, [rows.public, *rows.private])
     produced: list[int] = []
     for _ in range(plan.max_tokens):
-        found = log_rows(model, [rows.public, *rows.private], produced)
+        found = reader.found
         columns = mechanism.candidates(found[0])  # nothing else of the vocabulary counts
         public, private = found[0, columns], found[1:, columns]
         assert narrow.candidates(public).size == columns.size
@@ -105,6 +127,7 @@ def test_every_step_of_a_real_answer_is_within_its_charge(model: Any, prompts: P
         assert renyi.violation(narrow, pairs, (1.5, 3.4)) is None
         assert 0.9 < renyi.worst(narrow, pairs, (1.5,))[0].ratio <= 1
         produced.append(mechanism.step(found[0], found[1:]))
+        reader.append(produced[-1])
     assert not set(produced) & set(prompts.reserved())
 
 
