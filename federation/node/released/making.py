@@ -93,8 +93,9 @@ async def _make_corpus(release: Release, engine_of: EngineOf, bar: Bar) -> None:
             raise EngineUnreachable
         await in_thread(_pay)(release)
         bar.begin("Writing notes", total)
-        await corpus.make(release, engine, partial(_tell, bar, [0]))
-        bar.advance(total)
+        done = [0]
+        await corpus.make(release, engine, partial(_tell, bar, done))
+        bar.advance(total - done[0])
 
 
 def _tell(bar: Bar, told: list[int], topic: str, done: int) -> None:
