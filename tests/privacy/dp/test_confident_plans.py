@@ -24,7 +24,8 @@ PLAN = plan_confident_choice(options=3, threshold=40, epsilon=1.0)
 def test_check_and_histogram_together_cost_no_more_than_claimed(epsilon: float) -> None:
     plan = plan_confident_choice(options=4, threshold=20, epsilon=epsilon)
     assert accounting.epsilon_of_rho(plan.rho, plan.delta) <= epsilon
-    assert plan.rho >= plan.check.event.mechanism.rho + plan.noise.event.mechanism.rho
+    check, histogram = plan.check_event.mechanism.rho, plan.noise.event.mechanism.rho
+    assert check is not None and histogram is not None and plan.rho >= check + histogram
     assert 0 < plan.nano_of_check(3.4) < plan.nano_at(3.4)
     assert plan.check_rho / plan.rho == pytest.approx(CHECK_SHARE, rel=1e-6)
 
