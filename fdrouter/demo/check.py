@@ -37,6 +37,8 @@ COUNT = {"kind": "cohort.count"}
 COUNT_QUESTION = "How many patients on velorapine had a dry cough?"
 CHOICE = {"kind": "cohort.choice", "options": ["dry cough", "rash", "nausea"]}
 KEYWORDS = {"kind": "cohort.keywords"}
+TOGETHER = {"kind": "cohort.choice", "options": ["dry cough", "rash", "nausea"], "across": True}
+PUBLISHED = {"kind": "cohort.released"}
 COHORT_ROLES = ("resident", "attending", "pharmacist", "researcher")
 SPENT = ("quota_spent", "block_exhausted")
 
@@ -76,6 +78,9 @@ class Checks:
         yield Check("chart", "streamed answer", lambda: self._chart(stream=True))
         yield Check("cohort.count", "a number with its error", partial(self._paid, COUNT_QUESTION, COUNT))
         yield Check("cohort.choice", "votes between named answers", partial(self._paid, COHORT_QUESTION, CHOICE))
+        if len(self._access.nodes) >= 3:
+            yield Check("cohort.choice", "three hospitals together", partial(self._paid, COHORT_QUESTION, TOGETHER))
+        yield Check("cohort.released", "published figures, for nothing", partial(self._paid, COUNT_QUESTION, PUBLISHED))
         yield Check(
             "cohort.keywords", "drawn words, and a sentence", partial(self._paid, COHORT_QUESTION, KEYWORDS, 24)
         )
