@@ -29,7 +29,7 @@ def log_probabilities(row: Sequence[int]) -> Floats:
 class Likely:
     """``heard`` are the bodies of all questions. ``reply`` may answer in its place, or say None to leave it to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = MODEL) -> None:
         self.heard: list[dict[str, Any]] = []
         self.reply: Reply = lambda body: None
         self.status = 200
@@ -39,7 +39,7 @@ class Likely:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._say(200, {"data": [{"id": MODEL}]})
+                self._say(200, {"object": "list", "data": [{"id": model, "object": "model"}]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -49,6 +49,7 @@ class Likely:
             def _say(self, status: int, document: dict[str, Any]) -> None:
                 data = json.dumps(document).encode()
                 self.send_response(status)
+                self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
