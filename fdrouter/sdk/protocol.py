@@ -28,6 +28,7 @@ from fdrouter.sdk.errors import (
 T = TypeVar("T")
 CHAT = "/v1/chat/completions"
 GENERAL, COHORT, AUTO = "general", "cohort.", "cohort"
+RELEASED = "cohort.released"  # paid for when it was published: asking costs nothing
 SCOPE_REQUEST = "request"
 _BAD_GATEWAY = (502, 503, 504)
 
@@ -147,7 +148,8 @@ def _model() -> Steps[str]:
 def _affordable(question: Question) -> Steps[float | None]:
     """The epsilon to send: the one asked for, else the router's usual one, else the bound if that is enough."""
     bound, epsilon = question.bound, question.epsilon
-    if bound is None or not (question.kind.startswith(COHORT) or question.kind == AUTO):
+    charged = question.kind == AUTO or (question.kind.startswith(COHORT) and question.kind != RELEASED)
+    if bound is None or not charged:
         return epsilon
     if epsilon is not None:
         if epsilon > bound:

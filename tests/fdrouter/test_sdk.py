@@ -188,6 +188,13 @@ def test_a_bound_is_not_spent_because_it_is_there(stack: Stack, ada: Person, bou
     assert stack.rows(ada)[0].epsilon_micro == spent
 
 
+@pytest.mark.parametrize("bound", [0.0, 5.0])
+def test_what_was_published_is_within_every_bound(stack: Stack, ada: Person, bound: float) -> None:
+    with client_of(stack, ada) as client, pytest.raises(NodeUnavailable):
+        client.query(PROMPT, bound, kind="cohort.released", model="steady")
+    assert [(row.kind, row.epsilon_micro) for row in stack.rows(ada)] == [("cohort.released", 0)]
+
+
 @pytest.mark.parametrize(("bound", "epsilon"), [(0.0, None), (1.0, 3.0)])
 def test_a_bound_below_any_cost_is_refused(stack: Stack, ada: Person, bound: float, epsilon: float | None) -> None:
     with client_of(stack, ada) as client, pytest.raises(PrivacyBudgetExceeded) as refused:
