@@ -16,7 +16,7 @@ from django.db import connection
 
 from fdrouter import crypto
 from federation.node import phrases, search
-from federation.node.models import CareAssignment, Patient
+from federation.node.models import CareAssignment, Patient, Sex
 from federation.node.released import vocabulary
 from federation.node.released.models import Release, ReleaseMember
 from federation.node.released.vocabulary import CardCells, Lists
@@ -45,7 +45,7 @@ def cells(card: CardCells, lists: Lists, block: int, year: int) -> list[list[int
         KeyError: the card is not one of :func:`vocabulary.cards_of`.
     """
     return {
-        "sex": lambda: _one_each(card, block, lambda born, sex: sex),
+        "sex": lambda: _one_each(card, block, lambda born, sex: sex if sex in Sex.values else Sex.UNKNOWN.value),
         "age": lambda: _one_each(card, block, lambda born, sex: vocabulary.age_label(born, year)),
         "departments": lambda: _departments(card, block),
         "conditions": lambda: _conditions(lists, block),

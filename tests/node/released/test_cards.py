@@ -17,7 +17,7 @@ from federation.node.released import cards, contributions, publish, vocabulary
 from federation.node.released.models import Release, ReleasedCard
 from federation.node.released.states import ReleaseState
 from privacy import statement, verify
-from privacy.dp.release_plans import CardsPlan
+from privacy.dp.release_plans import CardsPlan, sum_cells
 from privacy.models import Reservation, Scope
 from tests.federation.keys import ring
 from tests.node.released.stage import TOPICS, approved_cards, ask, published_cards
@@ -152,6 +152,19 @@ def test_cards_are_made_from_their_block_alone(block: Scope) -> None:
     assert counted[1]["treatments"] + counted[2]["treatments"] == len(contributions.topics_of(TOPICS, 1)) + len(
         contributions.topics_of(TOPICS, 2)
     )
+
+
+def test_a_record_that_says_nothing_usual_is_counted_as_not_known(block: Scope) -> None:
+    lists = vocabulary.lists_for(TOPICS)
+    by_name = {card.name: card for card in vocabulary.cards_of(lists)}
+    Patient.objects.update(sex="x", birth_year=1800)
+    last = len(by_name["age"].labels) - 1
+    assert contributions.cells(by_name["age"], lists, 1, 2026) == [[last]] * 90
+    assert contributions.cells(by_name["sex"], lists, 1, 2026) == [[3]] * 90
+    Patient.objects.update(codes=[f"I{n}" for n in range(10, 99)] * 2)
+    held = contributions.cells(by_name["conditions"], lists, 1, 2026)
+    assert max(map(sum, zip(*[sum_cells([one], by_name["conditions"].card) for one in held], strict=True))) == 90
+    assert sum(sum_cells(held, by_name["conditions"].card)) == 4 * 90, "four conditions of a patient count, not more"
 
 
 def test_a_record_moves_the_cards_by_its_own_cells_only(block: Scope) -> None:
