@@ -5,6 +5,10 @@ member but for its last prompt token, over as many steps as it takes, ordinary r
 take exactly one token in the same step, each step). The barrier before the last prompt token is what lets prompts of
 any total length start in lockstep.
 
+The public row is first in line, and the engine marks a block as cached when it plans the step that computes it. So the
+private rows find the shared beginning in the very step that computes it, whether somebody asked the question before or
+not, and a group that fits into one step's tokens is through its prompts in one step.
+
 It fails closed. A member aborted, preempted, missing from a step, or ending alone ends the group: what the running step
 sampled is dropped before it can leave, and every member finishes with reason ``abort``. A group that stays half-arrived
 or finds no room ends the same way after a time. The reserved privacy cost stays charged, which is the node's business.
@@ -25,8 +29,9 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
-from federation.engine.group import GroupArguments, arguments_of
-from federation.engine.limits import ARRIVAL_SECONDS, ROOM_SECONDS
+from federation.engine.draws import Member
+from federation.engine.group import GroupArguments
+from federation.engine.limits import ARRIVAL_SECONDS, IDLE_SECONDS, ROOM_SECONDS
 
 REMEMBERED = 4096  # names of ended groups that may not come again
 
@@ -42,11 +47,6 @@ class Phase(enum.Enum):
     DECODING = enum.auto()
 
 
-def _is_public(member: Any) -> bool:
-    arguments = arguments_of(member.sampling_params)
-    return arguments is not None and arguments.role == "public"
-
-
 @dataclass(slots=True)
 class Group:
     """Members of one group and how far they are; ``failure`` is set once and never cleared."""
@@ -54,14 +54,26 @@ class Group:
     arguments: GroupArguments
     since: float
     members: list[Any] = field(default_factory=list)
+    publics: list[Any] = field(default_factory=list)
     phase: Phase = Phase.ARRIVING
     failure: str | None = None
 
     def whole(self) -> bool:
-        """Every member is here, exactly one of them public, and all prompts are equally long."""
-        publics = sum(map(_is_public, self.members))
-        lengths = {member.num_prompt_tokens for member in self.members}
-        return len(self.members) == self.arguments.n and publics == 1 and len(lengths) == 1
+        """Every member is here, exactly one of them public; all prompts are equally long and begin as they say.
+
+        Two tokens at least must follow the shared ones: one before the barrier, one after it.
+        """
+        first, shared = self.members[0], self.arguments.shared
+        return (
+            len(self.members) == self.arguments.n
+            and len(self.publics) == 1
+            and shared <= first.num_prompt_tokens - 2
+            and all(
+                member.num_prompt_tokens == first.num_prompt_tokens
+                and member.prompt_token_ids[:shared] == first.prompt_token_ids[:shared]
+                for member in self.members
+            )
+        )
 
     def at_barrier(self) -> bool:
         """Every member has all of its prompt computed but for the last token, and has been given a place."""
@@ -92,22 +104,24 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
     def add_request(self, request: Any) -> None:
         """Hold a member back until its group is whole; pass anything else on."""
         try:
-            arguments = arguments_of(request.sampling_params)
+            member = Member.of(request.sampling_params)
         except ValueError:
             return self._refuse(request, "malformed arguments")
-        if arguments is None:
+        if member is None:
             super().add_request(request)
             return None
-        if arguments.gid in self._ended:
+        if member.gid in self._ended:
             return self._refuse(request, "name used before")
-        group = self._groups.setdefault(arguments.gid, Group(arguments.common, time.monotonic()))
-        if group.arguments != arguments.common or group.phase is not Phase.ARRIVING:
+        group = self._groups.setdefault(member.gid, Group(member.common, time.monotonic()))
+        if group.arguments != member.common or group.phase is not Phase.ARRIVING or not request.prompt_token_ids:
             self._refuse(request, "does not fit its group")
             return self._end(group, "a member that does not fit")
         group.members.append(request)
+        if member.role == "public":
+            group.publics.append(request)
         self._group_of[request.request_id] = group
-        self._hide_from_cache(request, arguments.shared)
-        if len(group.members) == arguments.n:
+        self._hide_from_cache(request, member.common.shared)
+        if len(group.members) == member.common.n:
             if not group.whole():
                 return self._end(group, "members do not form a group")
             if not self._could_ever_fit(group):
@@ -123,10 +137,19 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
         """Let only the public beginning of a prompt be found in the prefix cache, now and later.
 
         Otherwise the time an answer takes, and the shape of the batch, would tell whether a patient's text was in use
-        before. The hashes chain, so what comes after is unreachable too.
+        before. The engine names a block once it is full, be it by generated tokens, so the naming itself is replaced.
         """
-        for index in range(shared // self.hash_block_size, len(request.block_hashes)):
-            request.block_hashes[index] = type(request.block_hashes[index])(os.urandom(32))
+        named = request._block_hasher
+        public = shared // self.hash_block_size
+
+        def hidden(this: Any) -> list[Any]:
+            done = len(this.block_hashes)
+            return [h if done + i < public else type(h)(os.urandom(len(h))) for i, h in enumerate(named(this))]
+
+        if named is not None:
+            request._block_hasher = hidden
+            request.block_hashes.clear()
+            request.update_block_hashes()
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
@@ -155,7 +178,7 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
                 return
             group.phase = Phase.PREFILL
             # The public row first: it computes the shared beginning that the others then find in the cache.
-            for member in sorted(group.members, key=_is_public, reverse=True):
+            for member in sorted(group.members, key=lambda member: member not in group.publics):
                 super().add_request(member)
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -175,6 +198,9 @@ class GangScheduler(Scheduler):  # type: ignore[misc]
                 given = [output.num_scheduled_tokens.get(member.request_id) for member in group.members]
                 if any(tokens != 1 for tokens in given):
                     group.failure = group.failure or "out of lockstep"
+        if self._groups and not output.total_num_scheduled_tokens:
+            # The engine asks again at once; the process that brings the missing members needs the core.
+            time.sleep(IDLE_SECONDS)
         return output
 
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:

@@ -134,17 +134,17 @@ def test_every_step_of_a_real_answer_is_within_its_charge(model: Any, prompts: P
 def test_the_engine_draws_from_the_law_that_is_audited() -> None:
     """The plug-in's own way from logits to a token, in single precision, against the exact law of the pure core."""
     torch = pytest.importorskip("torch", reason="model libraries belong to a node")
-    from federation.engine.group_decoding import GroupLogits
+    from federation.engine.draws import draw_token
 
     plan = plan_text(epsilon=10, contexts=24, max_tokens=4, top_k=10)
     arguments = GroupArguments.of_plan(plan, gid="0" * 32, role="public", n=25, marker=1, shared=0, reserved=(0, 1))
-    processor = GroupLogits(None, torch.device("cpu"), False)
     torch.manual_seed(3)
     logits = torch.randn(25, 200) * 3
     rows = logits.double().log_softmax(-1).numpy()
-    exact = np.exp(renyi.law(arguments.mechanism(), rows[0], rows[1:]))
+    mechanism = arguments.mechanism()
+    exact = np.exp(renyi.law(mechanism, rows[0], rows[1:]))
     law = {int(token): float(exact[token]) for token in np.flatnonzero(exact)}
-    drawn = [processor._draw(arguments.gid, arguments, logits[0], logits[1:]) for _ in range(2_500)]
+    drawn = [draw_token(mechanism, logits[0], logits[1:]) for _ in range(2_500)]
     assert checks.misdrawn(drawn, law) is None
     halved = {token: chance**2 for token, chance in law.items()}
     total = sum(halved.values())
