@@ -82,7 +82,8 @@ def quoted(term: str) -> str:
 def matched_words(question: str) -> list[str]:
     """The question's own words that records are matched by, in its order; a function of public text."""
     telling = set(terms_of(question).telling)
-    words = list(dict.fromkeys(re.findall(r"[^\W_]+", question.casefold())))
+    # lower() as PostgreSQL does it: casefold() would make other words of a Greek final sigma or a German sharp s.
+    words = list(dict.fromkeys(re.findall(r"[^\W_]+", question.lower())))
     return [word for word, found in zip(words, lexemes(words), strict=True) if found and found <= telling]
 
 
@@ -90,7 +91,8 @@ def _rows(phrases: Sequence[str]) -> list[list[tuple[str, int]]]:
     """Each phrase's stemmed words, quoted, with their places in it; empty for one that has no telling word."""
     found: list[list[tuple[str, int]]] = [[] for _ in phrases]
     with connection.cursor() as cursor:
-        cursor.execute(_LEXEMES, [[phrase.replace("\0", " ") for phrase in phrases]])
+        texts = [phrase.replace("\0", " ").encode("utf-8", "replace").decode() for phrase in phrases]
+        cursor.execute(_LEXEMES, [texts])
         for number, lexeme, position in cursor.fetchall():
             found[number - 1].append((quoted(lexeme), position))
     return found

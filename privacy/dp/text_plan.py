@@ -94,7 +94,7 @@ class TextPlan:
 
     def rho_of(self, tokens: int) -> float:
         """zCDP of the first ``tokens`` tokens (the end token counts): what settling keeps."""
-        if not 0 <= tokens <= self.max_tokens:
+        if not is_whole(tokens) or not 0 <= tokens <= self.max_tokens:
             raise InvalidParameter("More tokens than planned.", field="tokens")
         return tokens * self.rho_per_token
 

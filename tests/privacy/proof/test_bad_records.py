@@ -131,7 +131,7 @@ def test_no_text_of_a_record_moves_more_than_its_own_part(tmp_path: Path) -> Non
 
 def test_words_of_other_alphabets_are_found_by_questions_in_them(tmp_path: Path) -> None:
     hospital(tmp_path, {name: [text] for name, text in TEXTS.items() if name in ("Greek", "Chinese", "Arabic")})
-    for question in ("βήχα", "干咳", "سعال"):
+    for question in ("βήχας", "βήχα", "干咳", "سعال"):
         assert votes.matched_words(question), question
         assert votes.count(question, BLOCKS) == 1, question
 
@@ -148,11 +148,17 @@ def test_a_question_without_a_word_is_refused_whoever_is_on_record(tmp_path: Pat
         assert refused.value.details["field"] == "messages" and refused.value.message.startswith("The question")
 
 
-@pytest.mark.parametrize("option", ["", " ", "😷", "\u200b", "\x00", "the", "'; --"], ids=ascii)
+@pytest.mark.parametrize("option", ["", " ", "😷", "\u200b", "\x00", "the", "\ud800", "'; --"], ids=ascii)
 def test_an_answer_that_no_record_could_hold_is_refused(option: str) -> None:
     with pytest.raises(InvalidParameter) as refused:
         cohorts.check(QUESTION, ["rash", option, "nausea"], plan_choice(options=3))
     assert refused.value.details["field"] == "privacy.options"
+
+
+def test_a_question_in_german_names_its_words(tmp_path: Path) -> None:
+    hospital(tmp_path, {"p": ["Der Fuß war weiß."]})
+    assert votes.matched_words("Fuß weiß") == ["fuß", "weiß"]
+    assert votes.count("Fuß weiß", BLOCKS) == 1
 
 
 @pytest.mark.parametrize("one", ["rash\u200b", "RASH", "ra\u00adsh", "rashes", "rash!", "ｒａｓｈ"], ids=ascii)
