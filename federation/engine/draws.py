@@ -103,11 +103,17 @@ def draw_token(mechanism: TokenMechanism, public: torch.Tensor, private: torch.T
     base = public.double().log_softmax(-1).cpu().numpy()
     allowed = mechanism.candidates(base)
     ids = torch.from_numpy(allowed).to(private.device)
-    rows = private.float()
-    # Only the candidates' columns leave torch; the normaliser needs all of them.
-    values = (rows[:, ids].double() - rows.logsumexp(-1, keepdim=True).double()).cpu().numpy()
+    # Only the candidates' columns leave torch. One pass of log_softmax takes half the time of logsumexp here.
+    values = private.log_softmax(-1, dtype=torch.float32)[:, ids].cpu().numpy()
     total = mechanism.parts(base[allowed], values).sum(axis=0, dtype=np.int64)
     return int(allowed[mechanism.draw(mechanism.scores(base[allowed], total))])
+
+
+def _span(rows: Iterable[int]) -> slice | list[int]:
+    """An index of these rows: a slice where they lie side by side, which copies nothing, otherwise a list."""
+    found = sorted(rows)
+    together = found[-1] - found[0] == len(found) - 1
+    return slice(found[0], found[-1] + 1) if together else found
 
 
 class GroupDraws:
@@ -124,7 +130,7 @@ class GroupDraws:
             groups[seat.member.gid].append(seat)
         for gid, group in groups.items():
             token = self._token(gid, group, logits)
-            rows = [seat.row for seat in group]
+            rows = _span(seat.row for seat in group)
             logits[rows] = -torch.inf
             logits[rows, token] = 0.0
         return logits
@@ -142,7 +148,7 @@ class GroupDraws:
         if not self._sound(gid, group):
             return common.marker
         public = next(seat.row for seat in group if seat.member.role == "public")
-        private = sorted(seat.row for seat in group if seat.row != public)
+        private = _span(seat.row for seat in group if seat.row != public)
         try:
             return self._draw(gid, common, logits[public], logits[private])
         except (ValueError, InvalidParameter, RuntimeError, OverflowError) as error:

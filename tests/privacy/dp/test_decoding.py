@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fdrouter.errors import InvalidParameter
-from privacy.dp.decoding import UNITS, TokenMechanism, log_law, renyi_divergence
+from privacy.dp.decoding import UNITS, TokenMechanism, _largest, log_law, renyi_divergence
 from privacy.dp.events import Adjacency
 from privacy.dp.text_plan import TextPlan, plan_text
 
@@ -120,6 +120,20 @@ def test_candidates_come_from_the_public_row_and_leave_reserved_out() -> None:
     without = mechanism_of(plan, frozenset({best, 10**6})).candidates(public)
     assert best not in without
     assert without.size >= plan.top_k
+
+
+@pytest.mark.parametrize("size", [201, 500, 12_799, 12_800, 49_152])
+@pytest.mark.parametrize("shape", ["spread", "equal", "ascending", "mostly impossible"])
+def test_the_kth_largest_of_a_long_row_is_found_without_ordering_it(size: int, shape: str) -> None:
+    row = np.random.default_rng(size).normal(size=size)
+    if shape == "equal":
+        row = np.rint(row)
+    elif shape == "ascending":
+        row.sort()
+    elif shape == "mostly impossible":
+        row[: size - 50] = -np.inf
+    for k in (1, 2, 200):
+        assert _largest(row, k) == np.sort(row)[-k]
 
 
 def test_unusable_public_rows_and_too_many_patients_are_refused() -> None:
