@@ -28,9 +28,12 @@ from rich.table import Table
 
 from benchmarks.dp import checks, mutants, renyi
 from privacy.dp import accounting, decoding
+from privacy.dp.across_plans import plan_count_across
 from privacy.dp.cohort_plans import plan_choice, plan_count, plan_keywords
+from privacy.dp.confident_plans import plan_confident_choice
 from privacy.dp.decoding import TokenMechanism
 from privacy.dp.mechanisms import NoisyHistogram, Selection
+from privacy.dp.release_plans import Card, plan_cards
 from privacy.dp.text_plan import plan_text
 
 CONFIDENCE = 1 - 1e-6  # a claim that is tight is refuted by mistake once in some 100,000 runs
@@ -65,6 +68,48 @@ def choice(noise: float) -> Case:
         return difference
 
     return Case("choice", plan.epsilon, plan.delta, draw)
+
+
+def checked_choice(noise: float) -> Case:
+    """What both parts tell: the votes' difference where the check passed, the far end where it did not."""
+    plan = plan_confident_choice(options=2, threshold=50, epsilon=1.0)
+    check = NoisyHistogram("discrete_gaussian", plan.check_sigma * noise, "add_remove")
+    histogram = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "swap")
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        first, second = 50 + other, 50 - other
+        passed = np.array(check.release([first] * n)) >= plan.threshold
+        noisy = np.array(histogram.release([first] * n)) - np.array(histogram.release([second] * n))
+        told: np.ndarray = np.where(passed, noisy, -10_000)
+        return told
+
+    return Case("choice behind a check", plan.epsilon, plan.delta, draw)
+
+
+def together(noise: float) -> Case:
+    """A count of three hospitals of which one, with its noise, is the attacker's."""
+    plan = plan_count_across(hospitals=3, epsilon=1.0)
+    mechanism = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "add_remove")
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        honest = [np.array(mechanism.release([50 + (other and first)] * n)) for first in (True, False)]
+        return np.sum(honest, axis=0)
+
+    return Case("count, 3 hospitals", plan.epsilon, plan.delta, draw)
+
+
+def cards(noise: float) -> Case:
+    """Cards of which a patient is in three cells: all of them leave one half of the cells for the other."""
+    plan = plan_cards(cards=[Card("treatments", 6, 3)], epsilon=1.0)
+    mechanism = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "swap", max_cells=3)
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        histogram = [20 + other] * 3 + [20 - other] * 3
+        cells = np.array(mechanism.release(histogram * n)).reshape(n, 6)
+        difference: np.ndarray = cells[:, :3].sum(axis=1) - cells[:, 3:].sum(axis=1)
+        return difference
+
+    return Case("published cards", plan.epsilon, plan.delta, draw)
 
 
 def keywords(noise: float) -> Case:
@@ -135,6 +180,9 @@ Maker = Callable[[float], Case]  # of the share of the noise
 CASES: tuple[tuple[Maker, int], ...] = (
     (count, 100_000),
     (choice, 99_000),
+    (checked_choice, 99_000),
+    (together, 99_000),
+    (cards, 16_000),
     (keywords, 20_000),
     (text, 3_000),
 )
