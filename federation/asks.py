@@ -196,9 +196,20 @@ def planned(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options
         return plan_for(kind, privacy, max_tokens, options)
     except PushTooSmall as error:
         cheaper = choosing.choose(question).kind
-        others = [{"kind": name} for name in (cheaper, Kind.GENERAL.value) if name != kind]
+        others: list[dict[str, Any]] = [{"kind": name} for name in (cheaper, Kind.GENERAL.value) if name != kind]
+        if kind is Kind.COHORT_TEXT and _heard_together(privacy, max_tokens):
+            others.insert(0, {"across": True})
         error.details = {**error.details, "try": [*error.details.get("try", ()), *others]}
         raise
+
+
+def _heard_together(privacy: PrivacyOptions, max_tokens: int | None) -> bool:
+    """Whether the same text could be written by two hospitals, who have more patients between them."""
+    try:
+        _plan_across(Kind.COHORT_TEXT, privacy, max_tokens, 0, HOSPITALS_OF_TEXT[0])
+    except (PushTooSmall, InvalidParameter):
+        return False
+    return True
 
 
 async def make_aside(*, privacy: PrivacyOptions, **rest: Any) -> Ask:

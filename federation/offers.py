@@ -7,9 +7,10 @@ the question's own words. It reserves nothing, so what it names may have gone wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from federation.asks import PrivacyOptions
 from federation.models import MECHANISMS, Inference, Kind, Node, Transport
 from privacy import quotas
 from privacy.dp import cohort_plans
+from privacy.dp.across_plans import AcrossPlan
+from privacy.dp.across_text import TextAcrossPlan, plan_text_across
 from privacy.dp.bounds import DEFAULT_EPSILON
 from privacy.dp.cohort_plans import LEAST_EPSILON, Plan
 from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
@@ -195,7 +198,8 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
             usual = DEFAULT_EPSILON[MECHANISMS[other]]
             if (cost := _fitting(other, usual, wish, gauges, blocks)) is not None:
                 found.append({"kind": other.value, "epsilon": cost})
-    if isinstance(error, BlockExhausted) and wish.hospitals and wish.plan is not None:
+    together = isinstance(wish.plan, AcrossPlan | TextAcrossPlan)  # one more hospital does not replace several
+    if isinstance(error, BlockExhausted) and wish.hospitals and wish.plan is not None and not together:
         elsewhere = [block for block in blocks_of(nodes_of(())) if block.hospital not in wish.hospitals]
         if paying := sorted(block.hospital for block in elsewhere if block.pays(wish.plan)):
             found.append({"hospitals": paying})
@@ -210,10 +214,15 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
 
 def _cheaper(plan: Plan, epsilon: float) -> dict[str, Any] | None:
     """The change that asks the same for this epsilon. A text whose size was set may have to become shorter for it."""
-    if not isinstance(plan, TextPlan) or plan_text(epsilon=plan.epsilon, delta=plan.delta, top_k=plan.top_k) == plan:
+    if not isinstance(plan, TextPlan):
+        return {"epsilon": epsilon}
+    planned: Callable[..., TextPlan] = plan_text
+    if isinstance(plan, TextAcrossPlan):
+        planned = partial(plan_text_across, hospitals=plan.hospitals)
+    if planned(epsilon=plan.epsilon, delta=plan.delta, top_k=plan.top_k) == plan:
         return {"epsilon": epsilon}
     try:
-        plan_text(epsilon=epsilon, delta=plan.delta, contexts=plan.contexts, max_tokens=plan.max_tokens)
+        planned(epsilon=epsilon, delta=plan.delta, contexts=plan.contexts, max_tokens=plan.max_tokens)
     except PushTooSmall as error:
         shorter = (offer["max_tokens"] for offer in error.details["try"] if "max_tokens" in offer)
         return next(({"epsilon": epsilon, "max_tokens": tokens} for tokens in shorter), None)

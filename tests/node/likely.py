@@ -26,6 +26,10 @@ def log_probabilities(row: Sequence[int]) -> Floats:
     return found
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # all rows of a step come at once
+
+
 class Likely:
     """``heard`` are the bodies of all questions. ``reply`` may answer in its place, or say None to leave it to it."""
 
@@ -57,7 +61,7 @@ class Likely:
             def log_message(self, format: str, *args: Any) -> None:
                 """Nothing to say."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
