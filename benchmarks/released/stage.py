@@ -28,7 +28,10 @@ class Failed(Exception):
 
 
 class Stage:
-    """All processes of one run; what they write is in ``state``, records and model are kept in ``CACHE``."""
+    """All processes of one run; what they write is in ``state``, records and model are kept in ``CACHE``.
+
+    With ``FDROUTER_ENGINE_URL`` set that engine is used and none is started.
+    """
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -36,6 +39,7 @@ class Stage:
         self.postgres = Postgres(state / "pg", state / "postgres.log", {**UNSAFE_FAST, "jit": "off"})
         self.engine_port = ports.free_port()
         self.model = Path()
+        self.outside = os.environ.get("FDROUTER_ENGINE_URL")
 
     def start(self) -> None:
         """Records, database and engine; the first run simulates the records and converts the model (minutes)."""
@@ -51,6 +55,8 @@ class Stage:
         identity.create_ca(self.state / "ca")
         identity.issue(self.state / "ca", self.state / HOSPITAL, HOSPITAL, server=True)
         self.python("manage.py", "migrate", "--verbosity", "0", "--skip-checks")
+        if self.outside:
+            return
         self._up(
             Part(
                 name="engine",
@@ -82,7 +88,7 @@ class Stage:
             "FDROUTER_DATA_KEY": base64.b64encode(b"only for benches, never anywhere").decode(),
             "FDROUTER_IDENTITY_DIR": str(self.state / HOSPITAL),
             "FDROUTER_LOG_LEVEL": "WARNING",
-            "FDROUTER_ENGINE_URL": f"http://127.0.0.1:{self.engine_port}",
+            "FDROUTER_ENGINE_URL": self.outside or f"http://127.0.0.1:{self.engine_port}",
             "FDROUTER_ENGINE_MODEL": SERVED_NAME,
             "FDROUTER_MODEL_DIR": str(self.model),
             "DATABASE_URL": self.postgres.url(HOSPITAL),
