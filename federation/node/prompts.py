@@ -2,7 +2,8 @@
 
 A row of a group is
 
-    head      system text and question: public, the same in every row (its keys and values are computed once)
+    head      system text and question: public, the same in every row, and whole blocks of the engine's cache, so that
+              its keys and values are computed once for all rows
     record    the patient's text, cut or filled to exactly ``record_tokens`` tokens
     tail      end of the turn and START, a public beginning of the answer
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdrouter.errors import InvalidParameter
+from federation.engine.serve import BLOCK_TOKENS
 
 RECORD_TOKENS = 64
 MAX_QUESTION_TOKENS = 160
@@ -128,7 +130,11 @@ class PromptBuilder:
         return text
 
     def _frame(self, question: str, system: str, start: str) -> tuple[list[int], list[int]]:
-        """Head and tail around the record. The template's own special tokens are real ones, the question's are not."""
+        """Head and tail around the record. The template's own special tokens are real ones, the question's are not.
+
+        The head is filled up with line breaks after the question: only whole blocks are found in the prefix cache, and
+        what is left over would be computed again in every row.
+        """
         cut = "\x00question\x00"
         text = self._template(system, f"Question: {cut}\n\nPatient record: {_RECORD_SLOT}")
         opening, rest = text.split(cut)
@@ -144,13 +150,19 @@ class PromptBuilder:
             )
         known = self.tokenizer(opening, add_special_tokens=False).input_ids
         known_end = self.tokenizer(closing, add_special_tokens=False).input_ids
-        return [*known, *asked, *self._ids(middle)], [*known_end, *self._ids(start)]
+        head = [*known, *asked, *self._ids(middle)]
+        place = len(known) + len(asked)
+        head[place:place] = self._filler() * (-len(head) % BLOCK_TOKENS)
+        return head, [*known_end, *self._ids(start)]
+
+    def _filler(self) -> list[int]:
+        """One token that fills a row up: a line break."""
+        return self._ids("\n")[:1]
 
     def _slot(self, record: str) -> list[int]:
         """The record's beginning in exactly ``record_tokens`` tokens, filled up with line breaks."""
         ids = self._ids(clean(record))[: self._record_tokens]
-        filler = self._ids("\n")[:1]
-        return ids + filler * (self._record_tokens - len(ids))
+        return ids + self._filler() * (self._record_tokens - len(ids))
 
     def group(
         self,

@@ -99,14 +99,17 @@ def test_groups_that_do_not_fit_together_wait_for_each_other(make: Callable[...,
 
 def test_ordinary_requests_make_room_for_a_group(make: Callable[..., Engine]) -> None:
     """The cache is too small for all: the engine evicts ordinary requests and takes them up again, never a member."""
-    engine = make(blocks=40)
-    for index in range(4):
-        engine.chat(f"chat/{index}", 150, tokens=100)
+    engine = make(blocks=32)
+    chats = [f"chat/{index}" for index in range(12)]
+    for name in chats:
+        engine.chat(name, BLOCK - 4, tokens=60)  # each needs a second block while the group decodes
     engine.step()
     gang = Gang(engine, "g").arrive()
-    engine.run(600)
+    engine.run(900)
     assert gang.tokens == [WHOLE] * 5
-    assert all(len(engine.tokens[f"chat/{index}"]) == 100 for index in range(4))
+    assert all(len(engine.tokens[name]) == 60 for name in chats)
+    decoding = [planned for planned in engine.planned if planned.get(gang.names[0]) == 1]
+    assert any(not planned.get(name) for planned in decoding for name in chats), "there was room for all"
 
 
 # --- the prefix cache -------------------------------------------------------------------------------------------------
@@ -242,6 +245,7 @@ def test_a_member_that_stops_alone_ends_the_group(make: Callable[..., Engine], i
     gang = Gang(engine, "g").arrive()
     after(engine, gang, 2)
     engine.step(tokens={gang.names[index]: MARKER})
+    assert gang.ends == {"abort", "stop"}  # at once, not when the next step shows it
     engine.run()
     assert {len(tokens) for tokens in gang.tokens} == {3}
     assert gang.ends == {"abort", "stop"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fdrouter.errors import InvalidParameter
+from federation.engine.serve import BLOCK_TOKENS
 from federation.node.model import DIGESTS, file_digest, is_prepared, packaged_gguf
 from federation.node.prompts import MAX_QUESTION_TOKENS, START, PromptBuilder, chat_messages, opening_of
 
@@ -24,6 +25,16 @@ def test_every_row_has_the_same_length(prompts: PromptBuilder) -> None:
     assert all(row[: rows.shared] == rows.public[: rows.shared] for row in rows.private)
     assert rows.private[len(RECORDS) :] == [rows.public] * (10 - len(RECORDS))
     assert prompts.group(QUESTION, ["another"], 10).length == rows.length
+
+
+@pytest.mark.parametrize("question", ["Why?", QUESTION, "why " * MAX_QUESTION_TOKENS])
+def test_the_shared_beginning_is_whole_blocks_of_the_cache(prompts: PromptBuilder, question: str) -> None:
+    rows = prompts.group(question, RECORDS, 10)
+    assert rows.shared % BLOCK_TOKENS == 0 and rows.shared > 0
+    assert len({tuple(row[: rows.shared]) for row in [rows.public, *rows.private]}) == 1
+    # After it comes a record's fixed length and START: the question has no part in how much each row has of its own.
+    other = prompts.group("Else?", [], 10, start=rows.start)
+    assert rows.length - rows.shared == other.length - other.shared
 
 
 def test_text_cannot_speak_with_special_tokens(prompts: PromptBuilder) -> None:
