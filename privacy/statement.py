@@ -97,10 +97,12 @@ def totals(scope: Scope) -> Totals:
 
 
 def composed_quickly(scope: Scope, rho_of_counts: float) -> float:
-    """Epsilon of everything charged so far, rounded up: the smaller of two figures that hold for adaptive costs.
+    """Epsilon of everything charged so far, rounded up: an estimate beside the filter's promise.
 
-    One is the filter's own order. The other holds at all orders at once, for delta / |orders| each: every release is
-    zCDP (a count of epsilon is epsilon^2 / 2, the others what they were charged over the order), and those add up.
+    The smaller of two figures. One is the filter's own order. The other takes all orders at once, for delta / |orders|
+    each: every release is zCDP (a count of epsilon is epsilon^2 / 2, the others what they were charged over the order),
+    and those add up. For costs that were fixed in advance either would be a bound; for adaptive ones, looked at at any
+    time, only the block's whole (epsilon, delta) is.
     """
     alpha, _, delta = order_of(scope)
     counts = Entry.objects.filter(scope=scope, reservation__event__mechanism="count")

@@ -14,6 +14,7 @@ from accounts.models import Department
 from fdrouter.errors import DomainError
 from privacy import grants, limits, statement
 from privacy.dp import accounting, curves
+from privacy.dp.bounds import ADJACENCY
 from privacy.dp.cohort_plans import Plan, plan_of
 from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
@@ -119,12 +120,24 @@ def _line_faults(scopes: dict[int, Scope]) -> Iterator[tuple[list[str], int]]:
 def _refund_faults(where: str, scope: Scope, event: dict[str, Any], kept: int) -> list[str]:
     """Whether a settled release may have given anything back: a text, or a choice whose check did not pass."""
     plan = _plan(_key(event))
-    if isinstance(plan, TextPlan) or plan is None:
+    if plan is None:
         return []
+    if isinstance(plan, TextPlan):
+        if scope.unit != Unit.NANO_RDP or kept in _texts(_key(event), statement.order_of(scope)[0]):
+            return []
+        return [f"{where}: {kept} kept of a text, which no number of its tokens costs"]
     if isinstance(plan, ConfidentChoicePlan) and scope.unit == Unit.NANO_RDP:
         least = plan.nano_of_check(statement.order_of(scope)[0])
         return [] if kept == least else [f"{where}: {kept} kept of a check that costs {least}"]
     return [f"{where}: something was given back of a release that is paid whole"]
+
+
+@lru_cache(maxsize=1024)
+def _texts(key: str, alpha: float) -> frozenset[int]:
+    """What a text costs by the number of its tokens."""
+    plan = _plan(key)
+    tokens = range(plan.max_tokens + 1) if isinstance(plan, TextPlan) else ()
+    return frozenset(accounting.nano_rdp_up(plan.rho_of(t), alpha) for t in tokens if isinstance(plan, TextPlan))
 
 
 def _key(event: dict[str, Any]) -> str:
@@ -148,6 +161,8 @@ def _expected(scope: Scope, key: str) -> int | None:
         return -1
     if scope.unit == Unit.MICRO_EPSILON:
         return micro(plan.epsilon)
+    if plan.event.adjacency != ADJACENCY:
+        return -1
     return plan.nano_at(statement.order_of(scope)[0])
 
 

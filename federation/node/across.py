@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -84,7 +83,7 @@ def agreed(message: Message) -> Session:
     roster = across.get("roster")
     if not isinstance(roster, list) or not all(isinstance(member, list) for member in roster):
         raise InvalidParameter("There is no roster.", field="across.roster")
-    found = session.make(str(message.id), roster, _subject(message), plan.cells)
+    found = session.make(str(message.id), roster, calls.subject(message), plan.cells)
     if len(found.members) != plan.hospitals:
         raise InvalidParameter("The plan is for another number of hospitals.", field="across.roster")
     me = identity.load(settings.IDENTITY_DIR)
@@ -97,13 +96,6 @@ def agreed(message: Message) -> Session:
                 field="across.roster",
             )
     return found
-
-
-def _subject(message: Message) -> str:
-    """SHA-256 in hex of what is summed, by this node's own reading of the message."""
-    words = " ".join(service.question_of(message).split())
-    summed = [message.kind.value, words, list(message.options), _plan(message).to_event(), message.purpose]
-    return hashlib.sha256(sealing.canonical(summed)).hexdigest()
 
 
 def _plan(message: Message) -> AcrossPlan:
@@ -185,7 +177,7 @@ async def _sum(message: Message, found: Session) -> AsyncIterator[dict[str, Any]
         return
     given, got = await in_thread(_opened)(message, call, found)
     yield {"type": "progress", "text": "counting patients under privacy protection"}
-    if not await in_thread(_take)(call):
+    if not await _taken(message, call):
         raise Conflict
     ended = False
     try:
@@ -199,6 +191,17 @@ async def _sum(message: Message, found: Session) -> AsyncIterator[dict[str, Any]
     finally:
         if not ended:  # records were read: what goes wrong from here on is charged
             await asyncio.shield(in_thread(calls.fail)(message, call, "node_failed", data_seen=True))
+
+
+async def _taken(message: Message, call: NodeCall) -> bool:
+    """:func:`_take`; a coordinator that leaves meanwhile leaves no call open."""
+    taking = asyncio.ensure_future(in_thread(_take)(call))
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        if await taking:
+            await in_thread(calls.fail)(message, call, "cancelled", data_seen=False)
+        raise
 
 
 def _call(message: Message) -> NodeCall:

@@ -19,6 +19,7 @@ from fdrouter.errors import BlockExhausted, Conflict, InvalidParameter
 from fdrouter.evidence import Event, record
 from privacy import ledger, statement
 from privacy.dp import accounting
+from privacy.dp.bounds import ADJACENCY
 from privacy.dp.cohort_plans import Plan
 from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
@@ -108,6 +109,12 @@ def retire(node: str, nth: int) -> Scope:
     return scope
 
 
+def other_nodes() -> list[str]:
+    """Keys of blocks in this database that another node's name opened: the same patients must not pay twice."""
+    mine = {scope.key for scope in every()}
+    return [key for key in Scope.objects.filter(kind=ScopeKind.BLOCK).values_list("key", flat=True) if key not in mine]
+
+
 def _all(node: str) -> list[Scope]:
     scopes = Scope.objects.filter(kind=ScopeKind.BLOCK, unit=Unit.NANO_RDP, key__startswith=f"block:{node}:")
     return sorted(scopes, key=number)
@@ -145,7 +152,13 @@ def intake() -> int:
 
 # --- charges --------------------------------------------------------------------------------------------------------
 def charge(scope: Scope, plan: Plan) -> Charge:
-    """The whole plan's cost in the block's units, rounded up."""
+    """The whole plan's cost in the block's units, rounded up.
+
+    Raises:
+        InvalidParameter: the plan speaks of other neighbours than the block, whose costs do not compose with its own.
+    """
+    if (plan.event.adjacency, plan.event.unit) != (ADJACENCY, "patient"):
+        raise InvalidParameter("A block pays for releases under swap of one patient's record.", field="adjacency")
     alpha, _, _ = statement.order_of(scope)
     return Charge(scope.pk, plan.nano_at(alpha))
 

@@ -15,12 +15,13 @@ from accounts import policy
 from fdrouter import crypto
 from fdrouter.errors import Conflict, DomainError, IdempotencyConflict, NodeFailed, PolicyDenied
 from fdrouter.evidence import Event, record
-from federation import identity, receipts
+from federation import identity, receipts, sealing
 from federation.models import ACROSS, CHECKED, MECHANISMS, Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
 from privacy import claims, ledger
 from privacy.dp.across_plans import AcrossPlan
 from privacy.dp.across_text import TextAcrossPlan
+from privacy.dp.bounds import ADJACENCY
 from privacy.dp.cohort_plans import ChoicePlan, Plan, plan_of
 from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.text_plan import TextPlan
@@ -95,6 +96,8 @@ def _plan(kind: Kind, parameters: dict[str, Any], options: tuple[str, ...]) -> P
     mechanisms = ACROSS if isinstance(plan, AcrossPlan | TextAcrossPlan) else checked
     if parameters["mechanism"] != mechanisms.get(kind):
         raise ValueError("the plan is for another kind")
+    if plan.event.adjacency != ADJACENCY or plan.event.unit != "patient":
+        raise ValueError("the plan is for other neighbours than the block's")
     if isinstance(plan, ChoicePlan | ConfidentChoicePlan | AcrossPlan) and len(options) != plan.options:
         raise ValueError("the plan is for another number of options")
     return plan
@@ -193,6 +196,7 @@ def finish(message: Message, call: NodeCall, outcome: Outcome) -> dict[str, Any]
         NodeFailed: the call was ended elsewhere (a restart gave it up); its charge stands.
     """
     with transaction.atomic():
+        NodeCall.objects.select_for_update().get(pk=call.pk)  # before the ledger, as `fail` does
         block, kept = None, {}
         if message.plan is not None:
             withheld = outcome.finish_reason == WITHHELD
@@ -225,6 +229,7 @@ def finish_again(message: Message, call: NodeCall, earlier: NodeCall) -> tuple[O
     outcome, _ = stored_answer(earlier)
     with transaction.atomic():
         body = _receipt_body(message, outcome, blocks.chief(), {})
+        body["mechanism"] = (earlier.receipt or {})["body"]["mechanism"] | {"nano_rdp_spent": 0, "blocks": {}}
         body["mechanism"] |= {"repeat_of": str(earlier.pk), "released_at": (earlier.receipt or {})["body"]["at"]}
         return outcome, _store(message, call, outcome, body)
 
@@ -255,6 +260,7 @@ def _receipt_body(
     return paid_before | {
         "message_id": str(message.id),
         "request_digest": message.request_digest,
+        "subject": subject(message),
         "hospital": settings.HOSPITAL_ID,
         "kind": message.kind.value,
         "model": message.model,
@@ -300,11 +306,19 @@ def repeated(message: Message) -> NodeCall:
     return call
 
 
+def subject(message: Message) -> str:
+    """SHA-256 in hex of what is asked of records (kind, question, options, plan, purpose), by this node's own reading."""
+    question = next(m["content"] for m in reversed(message.messages) if m["role"] == "user")
+    plan = message.plan.to_event() if message.plan is not None else None
+    asked = [message.kind.value, " ".join(question.split()), list(message.options), plan, message.purpose]
+    return hashlib.sha256(sealing.canonical(asked)).hexdigest()
+
+
 def released_before(message: Message) -> NodeCall | None:
     """An earlier answer over records to the very same request, whoever asked: saying it again costs nothing.
 
-    The digest covers kind, question, options, hospitals, plan and purpose. None for kinds without a privacy cost, and
-    for releases of another claim sheet than today's.
+    Whether it is the same, the node reads from the message itself (:func:`subject`) beside the coordinator's digest.
+    None for kinds without a privacy cost, and for releases of another claim sheet than today's.
     """
     if message.plan is None:
         return None
@@ -314,6 +328,7 @@ def released_before(message: Message) -> NodeCall | None:
         state=NodeCallState.DONE,
         repeat_of=None,
         receipt__body__mechanism__claim=today,
+        receipt__body__subject=subject(message),
     )
     return same.exclude(pk=message.id).order_by("-finished_at").first()
 

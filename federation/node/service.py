@@ -84,10 +84,7 @@ async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[s
     except DomainError as error:
         ended = True
         log.warning("call failed", extra={"request_id": message.id, "code": error.code, "kind": message.kind.value})
-        # Of a text nothing was computed from records yet. Words were drawn, and how long that took may tell something.
-        unread = message.kind is not Kind.COHORT_KEYWORDS and isinstance(error, EngineUnreachable | EngineRefused)
-        seen = progress.data_seen and not (unread and not progress.parts)
-        charged = await in_thread(calls.fail)(message, call, error.code, data_seen=seen)
+        charged = await in_thread(calls.fail)(message, call, error.code, data_seen=progress.data_seen)
         if isinstance(error, EngineRefused) and message.kind is not Kind.COHORT_TEXT:
             error = InvalidParameter("The model did not accept this question; it may be too long.", field="messages")
         yield error_event(
@@ -209,8 +206,10 @@ async def _cohort(message: Message, engine: EngineClient, progress: _Progress) -
     yield {"type": "progress", "text": f"reading {plan.contexts} records under privacy protection"}
     await _reach(engine)
     covered = await in_thread(blocks.covered)(message.id)
+    progress.data_seen = True  # before the search: how long it takes may tell something, so leaving early is not free
+    begun = time.monotonic()
     hits = await in_thread(search.top_patients)(question, covered, limit=plan.contexts)
-    progress.data_seen = True
+    await whole_slot(begun)
     async for item in engine.decode_group(question, [hit.excerpt for hit in hits], plan):
         if isinstance(item, GroupSummary):
             progress.finish_reason, progress.tokens = item.finish_reason, item.tokens

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
 from pytest_django import Settings
 
 from fdrouter.errors import BlockExhausted, Conflict, InvalidParameter
@@ -121,6 +122,29 @@ def test_a_retired_block_is_never_charged_or_opened_again() -> None:
     told = health.document()
     assert [(block["key"], block["retired"]) for block in told["blocks"]] == [(fresh.key, False), (spent.key, True)]
     assert told["block"]["key"] == fresh.key and told["blocks"][1]["epsilon_left"] == 0
+
+
+def test_no_block_goes_away_and_comes_back_empty() -> None:
+    scope = first()
+    for row in Scope.objects.filter(key=scope.key):
+        with pytest.raises(IntegrityError, match="is frozen"), transaction.atomic():
+            row.delete()
+    assert Scope.objects.filter(key=scope.key).count() == 2
+
+
+def test_a_node_under_another_name_gets_no_second_budget(settings: Settings) -> None:
+    first()
+    settings.NODE_ID = "southfield"
+    with pytest.raises(CommandError, match="block:northfield:1"):
+        call_command("blocks", "open", stdout=StringIO())
+    assert not Scope.objects.filter(key__startswith="block:southfield").exists()
+
+
+def test_a_block_pays_for_no_release_under_other_neighbours() -> None:
+    scope = first()
+    with pytest.raises(InvalidParameter, match="swap"):
+        blocks.pay(uuid.uuid4(), plan_text(epsilon=3.0, adjacency="add_remove"))
+    assert used(scope) == 0
 
 
 def test_delta_of_mechanisms_that_may_fail_is_counted_and_refused_at_the_cap() -> None:

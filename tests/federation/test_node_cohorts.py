@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -18,7 +21,7 @@ from pytest_django import Settings
 from fdrouter.errors import InvalidParameter
 from federation import gateway, inference, receipts
 from federation.models import NodeCall
-from federation.node import blocks, calls, cohorts, service
+from federation.node import blocks, calls, cohorts, search, service
 from federation.node.calls import Message
 from federation.node.cohorts import NONE
 from federation.node.demo_records import build
@@ -26,6 +29,7 @@ from federation.node.engine import EngineClient
 from federation.node.ingest import ingest
 from privacy import statement
 from privacy.dp.cohort_plans import Plan, plan_choice, plan_count, plan_keywords
+from privacy.dp.text_plan import plan_text
 from privacy.models import Reservation, ReservationState, Scope
 from tests.federation.keys import ring
 from tests.federation.messages import PLAN, actor, payload
@@ -213,3 +217,57 @@ def test_a_statement_adds_up_what_was_paid_and_a_second_accountant_agrees(block:
     assert 1.0 < paid.composed <= 2.0
     second = statement.second_opinion(paid, 3.4, 1e-5)
     assert second is not None and 0.9 < second <= paid.composed + 1e-6
+
+
+def test_another_question_under_the_same_digest_is_no_repeat(block: Scope) -> None:
+    """The coordinator's digest alone decides nothing: a node says nothing again that was asked otherwise."""
+    first = message("cohort.count", "How many patients on velorapine had a dry cough?")
+    answer(first)
+    one = used(block)
+    for change in (
+        {"messages": [{"role": "user", "content": "How many patients on zintoralol had a slow pulse?"}]},
+        {"parameters": json.loads(json.dumps(plan_count(epsilon=0.4).to_event()))},
+        {"purpose": "HRESCH"},
+    ):
+        other = message("cohort.count", "How many patients on velorapine had a dry cough?", **change)
+        assert other.request_digest == first.request_digest and calls.released_before(other) is None
+    last = answer(message("cohort.count", "How many  patients on velorapine had a dry cough?\n"))[-1]
+    assert used(block) == 2 * one  # its own digest is another, so it is a new question to the coordinator
+    same = message("cohort.count", "How many patients on velorapine had a dry cough?")
+    assert answer(same)[-1]["receipt"]["body"]["mechanism"]["repeat_of"] and last["type"] == "answer"
+
+
+def test_who_leaves_during_the_search_has_paid(block: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a search takes depends on records, so whether it had ended must not decide what is charged."""
+    plan = plan_text(epsilon=3.0)
+    body = payload("cohort.text", parameters=json.loads(json.dumps(plan.to_event())))
+    wish = calls.parse(str(uuid.uuid4()), body)
+    searching = threading.Event()
+
+    def slow(*args: Any, **options: Any) -> list[Any]:
+        searching.set()
+        time.sleep(0.6)
+        return []
+
+    async def up(self: EngineClient) -> bool:
+        return True
+
+    monkeypatch.setattr(search, "top_patients", slow)
+    monkeypatch.setattr(EngineClient, "healthy", up)
+
+    async def leave() -> None:
+        async with aiohttp.ClientSession() as session:
+
+            async def ask() -> None:
+                async for _ in service.answer(wish, EngineClient(NOBODY_LISTENS, "m", session)):
+                    pass
+
+            asking = asyncio.create_task(ask())
+            await asyncio.to_thread(searching.wait, 10)
+            asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+
+    async_to_sync(leave)()
+    assert Reservation.objects.get(pk=wish.id).state == ReservationState.SETTLED
+    assert used(block) == plan.nano_at(3.4)

@@ -13,6 +13,8 @@ from fdrouter.errors import DomainError
 from federation import sealing
 from federation.node import calls, service
 from federation.sealing import BadEnvelope
+from privacy.dp.cohort_plans import plan_of
+from privacy.dp.text_plan import plan_text
 from tests.federation.keys import ring
 from tests.federation.messages import PLAN, actor, payload
 
@@ -82,6 +84,16 @@ def test_a_plan_that_does_not_add_up_is_refused(change: dict[str, Any]) -> None:
         calls.parse(str(uuid.uuid4()), payload(parameters=PLAN.to_event() | change))
     with pytest.raises(BadEnvelope):
         service.open_message(envelope(payload(parameters=PLAN.to_event() | change)))
+
+
+def test_a_plan_for_other_neighbours_is_refused_though_it_adds_up() -> None:
+    """It would cost a quarter of what retrieval of the best records under swap really costs."""
+    cheap = plan_text(epsilon=3.0, adjacency="add_remove", contexts=64, max_tokens=20)
+    assert plan_of(cheap.to_event()) == cheap
+    with pytest.raises(ValueError, match="neighbours"):
+        calls.parse(str(uuid.uuid4()), payload(parameters=cheap.to_event()))
+    with pytest.raises(BadEnvelope):
+        service.open_message(envelope(payload(parameters=cheap.to_event())))
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,13 @@ def test_an_altered_ledger_is_found_out(books: Scope, deed: Callable[[Scope], No
     assert any(named in fault for fault in faults), faults
 
 
+def test_a_text_that_gave_back_a_part_of_a_token_is_found_out(books: Scope) -> None:
+    paid = uuid.uuid4()
+    blocks.pay(paid, PLANS[2], [books])
+    ledger.settle(paid, blocks.spent(books, PLANS[2], 7) - 1)
+    assert [fault for fault in verify().faults if "no number of its tokens" in fault]
+
+
 def test_the_command_fails_for_an_altered_ledger(books: Scope) -> None:
     alter("UPDATE privacy_scope SET used = used - 5 WHERE id = %s", books.pk)
     with pytest.raises(CommandError, match="do not add up"):

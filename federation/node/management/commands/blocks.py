@@ -58,6 +58,11 @@ class Command(BaseCommand):
             self.stdout.write(f"{waiting} patients wait for the next block: open --next")
 
     def _open(self, options: dict[str, Any]) -> None:
+        if others := blocks.other_nodes():
+            raise CommandError(
+                f"This database holds {others[0]}: its patients have paid under that name, and a block under another"
+                " one would refill their budget. Give the node its old name (FDROUTER_NODE_ID)."
+            )
         opening = blocks.open_next if options["next"] else blocks.create
         scope = opening(
             settings.NODE_ID,
