@@ -159,10 +159,10 @@ class PromptBuilder:
         """One token that fills a row up: a line break."""
         return self._ids("\n")[:1]
 
-    def _slot(self, record: str) -> list[int]:
-        """The record's beginning in exactly ``record_tokens`` tokens, filled up with line breaks."""
-        ids = self._ids(clean(record))[: self._record_tokens]
-        return ids + self._filler() * (self._record_tokens - len(ids))
+    def _slot(self, record: str, tokens: int) -> list[int]:
+        """The record's beginning in exactly so many tokens, filled up with line breaks."""
+        ids = self._ids(clean(record))[:tokens]
+        return ids + self._filler() * (tokens - len(ids))
 
     def group(
         self,
@@ -172,18 +172,24 @@ class PromptBuilder:
         *,
         start: str | None = None,
         system: str = COHORT_SYSTEM,
+        block: int = 0,
     ) -> GroupPrompts:
         """Rows for ``documents``, one text per patient, over exactly ``contexts`` slots.
 
         A slot without a patient gets the public row, so that neither time nor shape tells how many patients there were.
-        The most useful text of a patient should stand first: only the first ``record_tokens`` tokens are read.
+        The most useful text of a patient should stand first: only the first ``record_tokens`` tokens are read. With a
+        ``block`` a little more of each is read, until all tokens of a row but the last fill whole blocks of so many: an
+        engine with a cache of such blocks then computes one token of a row that it has seen.
         """
         if len(documents) > contexts:
             raise InvalidParameter("More patients than slots.", field="documents")
         start = opening_of(question) if start is None else start
         head, tail = self._frame(question, system, start)
-        public = [*head, *self._slot(NO_RECORD), *tail]
-        private = [[*head, *self._slot(document), *tail] for document in documents]
+        read = self._record_tokens
+        if block:
+            read += (1 - len(head) - read - len(tail)) % block
+        public = [*head, *self._slot(NO_RECORD, read), *tail]
+        private = [[*head, *self._slot(document, read), *tail] for document in documents]
         private += [public] * (contexts - len(private))
         return GroupPrompts(public=public, private=private, shared=len(head), start=start)
 

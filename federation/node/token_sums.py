@@ -29,10 +29,12 @@ from django.conf import settings
 from fdrouter.errors import Conflict, DependencyUnavailable, DomainError, InvalidParameter, NodeFailed
 from federation import identity, sealing
 from federation.database import in_thread
+from federation.engine.serve import BLOCK_TOKENS
 from federation.models import NodeCall, NodeCallState
 from federation.node import blocks, calls, search, service
 from federation.node.calls import Message, Outcome
 from federation.node.engine import EngineUnreachable
+from federation.node.prompts import GroupPrompts
 from federation.node.scoring import ScoringClient, fresh_salt
 from privacy import claims
 from privacy.dp.accounting import is_whole
@@ -149,7 +151,7 @@ async def _offer(message: Message, digest: str, engine: ScoringClient) -> dict[s
         await _end(session, "conflict")
         raise Conflict("This text was being written already; it has ended.")
     claims.sheet(plan_of(message).name)
-    rows = await asyncio.to_thread(engine.prompts.group, service.question_of(message), [], 1)
+    rows = await asyncio.to_thread(_rows, engine, service.question_of(message), [], 1)
     if len(_sessions) >= MOST_SESSIONS:
         raise DependencyUnavailable("This hospital is writing as many texts as it can. Try again.")
     if not await engine.healthy():
@@ -159,6 +161,12 @@ async def _offer(message: Message, digest: str, engine: ScoringClient) -> dict[s
     _sessions[message.id] = session
     _start_clock(session)
     return _offered(session)
+
+
+def _rows(engine: ScoringClient, question: str, documents: list[str], slots: int) -> GroupPrompts:
+    """Each step computes the tokens of every row that fill no block of the engine's cache: at first one, then one more
+    for each that was written."""
+    return engine.prompts.group(question, documents, slots, block=BLOCK_TOKENS)
 
 
 def _offered(session: Session) -> dict[str, Any]:
@@ -179,8 +187,8 @@ async def _within(session: Session, digest: str, asked: dict[str, Any], engine: 
         if (step := steps.get(str(asked.get("phase")))) is None:
             raise InvalidParameter("This is no step of a text.", field="across.phase")
         event = await step(session, asked, engine)
-        if _sessions.get(session.message.id) is not session and event["type"] != "answer":
-            raise NodeFailed("The session ended meanwhile.")
+        if event["type"] != "answer":
+            _check_open(session)
     except BaseException as error:
         await asyncio.shield(_end(session, getattr(error, "code", "cancelled")))
         raise
@@ -203,8 +211,10 @@ async def _sums(session: Session, asked: dict[str, Any], engine: ScoringClient) 
     if session.given >= session.plan.max_tokens or engine.prompts.end_token in session.tokens:
         raise InvalidParameter("The text has as many tokens as planned, or has ended.", field="across.tokens")
     candidates = await asyncio.to_thread(_candidates, asked.get("candidates"), engine)
+    _check_open(session)  # from here to the first await: whoever ends it next sees that a record may have been read
+    first, session.read = not session.read, True
     session.allowed, session.given = frozenset(candidates), session.given + 1
-    if not session.read:
+    if first:
         await _read(session, engine)
     written = session.tokens
     rows = [[*row, *written] for row in (session.public, *session.rows)]
@@ -215,12 +225,11 @@ async def _sums(session: Session, asked: dict[str, Any], engine: ScoringClient) 
 
 async def _read(session: Session, engine: ScoringClient) -> None:
     """Finds this node's best patients. How long that took would tell how many matched, so it takes a whole slot."""
-    session.read = True
     begun, slots = time.monotonic(), session.plan.slots
     covered = await in_thread(blocks.covered)(session.message.id)
     hits = await in_thread(search.top_patients)(session.question, covered, limit=slots)
     excerpts = [hit.excerpt for hit in hits]
-    prompts = await asyncio.to_thread(engine.prompts.group, session.question, excerpts, slots)
+    prompts = await asyncio.to_thread(_rows, engine, session.question, excerpts, slots)
     session.rows, session.patients = prompts.private, len(hits)
     session.salts = [fresh_salt() for _ in session.rows]
     await service.whole_slot(begun)
@@ -259,6 +268,12 @@ def _follow(session: Session, asked: dict[str, Any]) -> None:
         session.tokens, session.allowed = list(tokens), frozenset()
     if session.given != len(session.tokens):
         raise Conflict("This token was asked about already.")
+
+
+def _check_open(session: Session) -> None:
+    """Raises :class:`NodeFailed`: another message, or the time, has ended the session meanwhile."""
+    if _sessions.get(session.message.id) is not session:
+        raise NodeFailed("The session ended meanwhile.")
 
 
 def _candidates(asked: Any, engine: ScoringClient) -> list[int]:

@@ -150,6 +150,15 @@ def test_without_a_tokenizer_there_is_nothing_to_ask_with(engine: Likely) -> Non
         asyncio.run(run())
 
 
+@pytest.mark.parametrize("question", ["Why?", "What did patients on velorapine who were over eighty develop later?"])
+def test_rows_fill_whole_blocks_but_for_their_last_token(prompts: PromptBuilder, question: str) -> None:
+    usual = prompts.group(question, ["A short record."], 2)
+    found = prompts.group(question, ["A short record.", "word " * 300], 3, block=32)
+    assert {len(row) for row in (found.public, *found.private)} == {found.length}
+    assert found.length % 32 == 1 and usual.length <= found.length < usual.length + 32
+    assert found.shared == usual.shared and found.private[2] == found.public
+
+
 def test_what_was_written_reads_on_from_its_beginning(prompts: PromptBuilder) -> None:
     tokens = prompts.tokenizer(" a dry cough", add_special_tokens=False).input_ids
     assert prompts.written("In our records,", tokens) == "In our records, a dry cough"
