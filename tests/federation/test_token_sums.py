@@ -21,6 +21,7 @@ from federation.across import Question
 from federation.gateway import Answer, CallFailed, Gateway, NodeEndpoint
 from federation.identity import PublicIdentity
 from federation.network import Network
+from privacy.dp import across_text
 from privacy.dp.across_plans import plan_count_across
 from privacy.dp.across_text import TextAcrossPlan, plan_text_across
 from privacy.dp.decoding import UNITS
@@ -322,7 +323,7 @@ def test_a_hospital_that_fails_in_the_middle_has_left_and_the_others_go_on(three
 def test_without_a_hospital_the_others_are_heard_no_louder(three: Three) -> None:
     """Two thirds of the slots for a word, one third gone: the draw is that of two thirds of the sum, by the same B."""
     drawn: list[list[list[int]]] = []
-    usual = token_sums.across_text.draw
+    usual = across_text.draw
 
     def watched(plan: TextAcrossPlan, ids: Any, values: Any, sums: list[list[int]]) -> int:
         assert plan == PLAN
@@ -331,7 +332,7 @@ def test_without_a_hospital_the_others_are_heard_no_louder(three: Three) -> None
 
     three.hospitals["lakeside"].faults = {"sums": lambda _: refusal("node_failed", charged=True)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_sums.across_text, "draw", watched)
+        patch.setattr(across_text, "draw", watched)
         three.ask()
     assert all(len(sums) == 2 and sums[0] == sums[1] for sums in drawn) and len(drawn) == 4
 

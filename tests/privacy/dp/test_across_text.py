@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fdrouter.errors import InvalidParameter, PushTooSmall
@@ -147,12 +148,15 @@ def test_more_hospitals_than_planned_are_refused() -> None:
 
 
 # --- what a patient moves ---------------------------------------------------------------------------------------------
-def law(sums: list[list[int]], public: Floats, plan: TextAcrossPlan = PLAN) -> Floats:
+Law = npt.NDArray[np.float64]
+
+
+def law(sums: list[list[int]], public: Floats, plan: TextAcrossPlan = PLAN) -> Law:
     scores = plan.mechanism.scores(public, across_text.total(plan, len(public), sums))
     return log_law(scores, plan.mechanism.scale)
 
 
-def apart(p: Floats, q: Floats, alpha: float = 3.4) -> float:
+def apart(p: Law, q: Law, alpha: float = 3.4) -> float:
     return max(renyi_divergence(p, q, alpha), renyi_divergence(q, p, alpha))
 
 
