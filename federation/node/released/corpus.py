@@ -28,17 +28,21 @@ Group = tuple[str, int]
 
 
 def question_of(topic: str) -> str:
-    """What every row of a group is asked, the public row too."""
+    """What every row of a group is asked, the public row too.
+
+    It does not say "side effect": the model would then begin with these words, and each costs privacy (measured: "a side
+    effect of a side effect" where the note now names the cough).
+    """
     if vocabulary.topics_of(vocabulary.TOPICS)[topic]:
         return f"What was the outcome of {topic}?"
-    return f"Which side effect did patients on {topic} develop, and what resolved it?"
+    return f"What did patients on {topic} develop?"
 
 
 def beginning_of(topic: str) -> str:
     """The public beginning of a note: its words need no privacy, and they keep the note to its topic."""
     if vocabulary.topics_of(vocabulary.TOPICS)[topic]:
         return f"The outcome of {topic} was"
-    return f"Patients on {topic} developed"
+    return f"Patients on {topic} developed a"
 
 
 async def make(

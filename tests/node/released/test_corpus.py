@@ -51,7 +51,7 @@ class Scribe(EngineClient):
         if self.lose and self.lose in question:
             raise GroupFailed(tokens=2)
         yield start or ""
-        yield " a dry cough"
+        yield " dry cough"
         yield GroupSummary(3, "stop", 100, len(documents))
 
 
