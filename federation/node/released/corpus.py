@@ -30,7 +30,7 @@ Group = tuple[str, int]
 def question_of(topic: str) -> str:
     """What every row of a group is asked, the public row too.
 
-    It does not say "side effect": the model would then begin with these words, and each costs privacy (measured: "a side
+    It does not say "side effect": the model would begin with these words, and each costs privacy (measured: "a side
     effect of a side effect" where the note now names the cough).
     """
     if vocabulary.topics_of(vocabulary.TOPICS)[topic]:
