@@ -159,6 +159,8 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"
 
 # --- the request path -------------------------------------------------------------------------------------------
 LEASE_SECONDS = env.number("FDROUTER_LEASE_SECONDS", 10.0, minimum=1.0)
+#: Whether this hospital's sums for each token may go to the coordinator without noise (a text of several hospitals).
+WRITE_TOGETHER = env.boolean("FDROUTER_WRITE_TOGETHER", False)
 RESERVATION_SECONDS = env.integer("FDROUTER_RESERVATION_SECONDS", 900, minimum=10)
 ANSWER_TIMEOUT_SECONDS = env.number("FDROUTER_ANSWER_TIMEOUT_SECONDS", 300.0, minimum=1.0)
 MAX_ATTEMPTS = env.integer("FDROUTER_MAX_ATTEMPTS", 3, minimum=1)

@@ -116,6 +116,7 @@ class Stack:
             "FDROUTER_BASE_URL": f"https://localhost:{node.port}",
             "FDROUTER_NODE_ID": node.id,
             "FDROUTER_HOSPITAL_ID": node.id,
+            "FDROUTER_WRITE_TOGETHER": "True",
             "FDROUTER_ENGINE_URL": self.engine_url,
             "FDROUTER_MODEL_DIR": str(self.layout.model),
             "FDROUTER_DATA_PATH": str(self.layout.records(node)),

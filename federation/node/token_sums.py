@@ -31,7 +31,7 @@ from federation import identity, sealing
 from federation.database import in_thread
 from federation.engine.serve import BLOCK_TOKENS
 from federation.models import NodeCall, NodeCallState
-from federation.node import blocks, calls, search, service
+from federation.node import blocks, calls, peers, search, service
 from federation.node.calls import Message, Outcome
 from federation.node.engine import EngineUnreachable
 from federation.node.prompts import GroupPrompts
@@ -113,12 +113,15 @@ def plan_of(message: Message) -> TextAcrossPlan:
 def agreed(message: Message) -> str:
     """SHA-256 in hex of everything that the hospitals agree on, by this node's own reading of the message.
 
-    Nothing is sealed to the other hospitals and nothing of theirs is seen here, so their keys need not be trusted; the
-    roster says how many share the slots, and stands in the receipt.
+    The coordinator sees this node's sums without noise, so a hospital takes part only if it has said so
+    (``FDROUTER_WRITE_TOGETHER``), with peers that its operator has pinned, and never with few slots of its own.
 
     Raises:
-        InvalidParameter: the roster is malformed, without this node's own keys, or not of the plan's size.
+        InvalidParameter: this hospital does not take part; the roster is malformed, without this node's own keys, with
+            a peer that is not pinned, or not of the plan's size.
     """
+    if not settings.WRITE_TOGETHER:
+        raise InvalidParameter("This hospital does not write texts together with others.", field="privacy.across")
     plan, roster = plan_of(message), (message.across or {}).get("roster")
     if not isinstance(roster, list) or not all(_is_member(member) for member in roster):
         raise InvalidParameter("There is no roster.", field="across.roster")
@@ -128,6 +131,12 @@ def agreed(message: Message) -> str:
     me = identity.load(settings.IDENTITY_DIR)
     if [me.name, me.public.key_id] not in roster:
         raise InvalidParameter("This node is not in the roster with its own keys.", field="across.roster")
+    for name, key_id in roster:
+        if name != me.name and ((peer := peers.known(name)) is None or peer.key_id != key_id):
+            raise InvalidParameter(
+                f"{me.name} does not know {name[:40]} with these keys: its operator must trust them first.",
+                field="across.roster",
+            )
     words = " ".join(service.question_of(message).split())
     written = [message.kind.value, message.model, words, plan.to_event(), message.purpose, message.request_digest]
     return hashlib.sha256(sealing.canonical([PROTOCOL, str(message.id), roster, *written])).hexdigest()

@@ -43,6 +43,7 @@ from privacy.dp.text_plan import (
 
 NAME = "text_across"
 HOSPITALS = (2, 32)
+LEAST_SLOTS = 16  # of one hospital: sums of fewer patients would show the coordinator single records
 _STEP = 32  # by how much the usual number of slots grows where more are needed
 MOST_CANDIDATES = 128  # what an engine gives log-probabilities of for one row at a time
 TRUSTED = "the coordinator, with every hospital's sums for each token"
@@ -83,9 +84,9 @@ class TextAcrossPlan(TextPlan):
 
 def limits(hospitals: int) -> Limits:
     """What may be asked of so many hospitals: each reads as many patients as one that answers alone, at most."""
-    low, most = CONTEXTS
-    usual = (*DEFAULT_CONTEXTS, *range(most + _STEP, most * hospitals + 1, _STEP))
-    return Limits((max(low, hospitals), most * hospitals), (TOP_K[0], MOST_CANDIDATES), usual)
+    low, most = LEAST_SLOTS * hospitals, CONTEXTS[1] * hospitals
+    usual = (*DEFAULT_CONTEXTS, *range(CONTEXTS[1] + _STEP, most + 1, _STEP))
+    return Limits((low, most), (TOP_K[0], MOST_CANDIDATES), tuple(slots for slots in usual if slots >= low))
 
 
 def plan_text_across(

@@ -48,7 +48,7 @@ ROSTER = [[name, ring().identity(name).public.key_id] for name in (PEER, ME)]
 @pytest.fixture(autouse=True)
 def node(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.NODE_ID = settings.HOSPITAL_ID = ME
-    settings.IDENTITY_DIR = ring().folder(ME)
+    settings.IDENTITY_DIR, settings.WRITE_TOGETHER = ring().folder(ME), True
     monkeypatch.setattr(service, "SLOT_SECONDS", 0.01)
     yield
     token_sums._sessions.clear()
@@ -155,6 +155,20 @@ def over(text: Text) -> None:
 
 
 # --- what a node gives ------------------------------------------------------------------------------------------------
+def test_a_hospital_that_did_not_say_so_takes_no_part(text: Text, block: Scope, settings: Settings) -> None:
+    settings.WRITE_TOGETHER = False
+    told = text.tell("offer")
+    assert (told["code"], told["charged"]) == ("invalid_parameter", False)
+    assert "does not write texts together" in told["details"]["why"]
+
+
+def test_hospitals_that_the_operator_has_not_pinned_are_refused(text: Text, block: Scope) -> None:
+    """A coordinator could invent them, so that this hospital alone fills the sums."""
+    for roster in ([ROSTER[0], ["zenith", "ab" * 32]], [["aaa", ROSTER[0][1]], ROSTER[1]]):
+        told = text.tell("offer", roster=[list(member) for member in roster])
+        assert (told["type"], told["code"], told["charged"]) == ("error", "invalid_parameter", False)
+
+
 def test_an_offer_reserves_and_reads_nothing(text: Text, block: Scope, engine: Likely) -> None:
     told = text.tell("offer")
     assert told["type"] == "offer" and len(told["session"]) == 64

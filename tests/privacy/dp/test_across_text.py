@@ -14,7 +14,7 @@ import pytest
 
 from fdrouter.errors import InvalidParameter, PushTooSmall
 from privacy.dp import across_text
-from privacy.dp.across_text import MOST_CANDIDATES, TextAcrossPlan, plan_text_across
+from privacy.dp.across_text import LEAST_SLOTS, MOST_CANDIDATES, TextAcrossPlan, plan_text_across
 from privacy.dp.cohort_plans import plan_of
 from privacy.dp.decoding import UNITS, Floats, log_law, renyi_divergence
 from privacy.dp.text_plan import plan_text
@@ -48,7 +48,7 @@ def test_the_drawing_costs_no_more_than_planned() -> None:
     assert PLAN.rho_per_token * (1 - 1e-6) < PLAN.mechanism.rho <= PLAN.rho_per_token
 
 
-@pytest.mark.parametrize(("hospitals", "slots"), [(2, 48), (3, 32), (5, 19), (32, 3)])
+@pytest.mark.parametrize(("hospitals", "slots"), [(2, 48), (3, 32), (5, 19), (6, 16)])
 def test_the_slots_are_shared_out_and_never_more_than_there_are(hospitals: int, slots: int) -> None:
     plan = plan_text_across(hospitals=hospitals, contexts=96, max_tokens=8)
     assert plan.slots == slots and plan.slots * hospitals <= plan.contexts
@@ -62,7 +62,9 @@ def test_several_hospitals_can_pay_for_what_one_cannot() -> None:
 
 
 def test_no_more_slots_are_taken_than_are_needed() -> None:
-    assert plan_text_across(hospitals=8, epsilon=10.0).contexts == 64
+    assert plan_text_across(hospitals=4, epsilon=10.0).contexts == 64
+    assert plan_text_across(hospitals=8, epsilon=10.0).contexts == 8 * LEAST_SLOTS == 128
+    assert plan_text_across(hospitals=9, epsilon=10.0).contexts == 160
     assert plan_text_across(hospitals=2, epsilon=3.0).contexts == 160
 
 
@@ -235,3 +237,12 @@ def test_which_tokens_are_candidates_does_not_depend_on_their_order() -> None:
 def test_what_is_no_public_row_is_refused(ids: list[Any], public: list[float]) -> None:
     with pytest.raises(ValueError, match="row|log"):
         across_text.candidates(PLAN, ids, public)
+
+
+def test_no_hospital_fills_the_sums_with_few_patients() -> None:
+    """The coordinator sees them without noise."""
+    with pytest.raises(InvalidParameter, match="contexts"):
+        plan_text_across(hospitals=12, epsilon=10.0, contexts=12, max_tokens=4)
+    with pytest.raises(InvalidParameter, match="contexts"):
+        plan_text_across(hospitals=4, epsilon=10.0, contexts=4 * LEAST_SLOTS - 1, max_tokens=4)
+    assert plan_text_across(hospitals=4, epsilon=10.0, contexts=4 * LEAST_SLOTS, max_tokens=4).slots == LEAST_SLOTS
