@@ -1,7 +1,7 @@
 # Every target brings what it needs; repeating one is cheap.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo demo-check demo-reset test test-fast lint format types contracts unit \
-        flows bench-gateway bench-utility bench-released audit-dp screenshots
+        flows bench-decoding bench-gateway bench-utility bench-released audit-dp screenshots
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
@@ -58,6 +58,9 @@ flows: setup-test
 
 bench-gateway: setup-bench  ## Measure the coordinator against a backend called directly
 	$(BIN)/python benchmarks/gateway/run.py
+
+bench-decoding: setup-test  ## Measure groups in the engine beside plain batches of the same rows
+	$(BIN)/python -m benchmarks.decoding
 
 bench-utility: setup-test  ## Measure how right answers over records are, by each way and epsilon
 	$(BIN)/python -m benchmarks.utility.run

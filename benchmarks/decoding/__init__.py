@@ -1,0 +1,1 @@
+"""How fast the engine decodes groups beside plain batches: ``make bench-decoding``."""
