@@ -27,7 +27,7 @@ from federation.secagg import masks, session
 from privacy import claims
 from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
 from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
-from privacy.dp.across_text import TextAcrossPlan, again, plan_text_across
+from privacy.dp.across_text import TextAcrossPlan, again, limits, plan_text_across
 from privacy.dp.cohort_plans import plan_of
 
 _NODES_WORD = ("cancelled", "conflict")  # how a node replies to an abort
@@ -84,7 +84,8 @@ def resolve(ask: Ask) -> Ask:
 def _for(plan: AcrossPlan | TextAcrossPlan, hospitals: int) -> AcrossPlan | TextAcrossPlan:
     """The same claim with the noise, or the slots, of another number of hospitals."""
     if isinstance(plan, TextAcrossPlan):
-        return plan_text_across(**again(plan), hospitals=hospitals)
+        contexts = max(plan.contexts, limits(hospitals).contexts[0])  # more than were asked for where that is too few
+        return plan_text_across(**again(plan, contexts=contexts), hospitals=hospitals)
     claim: dict[str, Any] = {"hospitals": hospitals, "epsilon": plan.epsilon, "delta": plan.delta}
     return plan_choice_across(**claim, options=plan.options) if plan.options else plan_count_across(**claim)
 
