@@ -21,9 +21,9 @@ from federation.node.model import SERVED_NAME
 from federation.node.prompts import PromptBuilder
 from privacy.dp.text_plan import plan_text
 
-AT_ONCE = 8
+AT_ONCE = 24
 SHOWN = 6  # records that the model reads at once when nothing is private: more do not fit its attention
-TOKENS = 32
+TOKENS = 24  # as long as a private text may be
 SYSTEM = "You are a clinical assistant. Answer in one short sentence."
 
 

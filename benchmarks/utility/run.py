@@ -194,7 +194,7 @@ async def _texts(found: Material, model: engine.Model, number: int) -> dict[str,
     for epsilon in EPSILONS:
         if epsilon not in TEXT_EPSILONS:
             refusal = _refusal(epsilon)
-            told[f"epsilon {epsilon:g}"] = report.REFUSED if refusal else "not measured here (--text)"
+            told[f"epsilon {epsilon:g}"] = report.REFUSED if refusal else "not measured here"
             continue
         spoken = [await model.private_text(q, name, seen[q.id][name], epsilon) for q, name in asked[:number]]
         told[f"epsilon {epsilon:g}"] = [one for one in spoken if one is not None] or "not measured here (--text)"
