@@ -250,6 +250,19 @@ def test_a_receipt_that_was_touched_proves_no_text(three: Three, case: str) -> N
     assert not receipts.proves_text(receipt, keys, answer=text)
 
 
+@pytest.mark.parametrize("changes", [{"tokens": [11, 12, 12, END]}, {"text": "In our records, a"}, {"session": "x"}])
+def test_hospitals_that_signed_for_different_texts_prove_none(three: Three, changes: dict[str, Any]) -> None:
+    """Each signature is good, and the receipt over them is the coordinator's own."""
+    answer = three.ask()
+    receipt = json.loads(json.dumps(answer.receipt))
+    share = sealing.canonical(json.loads(receipt["shares"][2]) | changes).decode()
+    body = receipt["receipts"][2]["body"] | {"answer_sha256": hashlib.sha256(share.encode()).hexdigest()}
+    receipt["shares"][2], receipt["receipts"][2] = share, receipts.issue(ring().identity("northfield"), body)
+    receipt["body"]["receipts"][2] = receipt["receipts"][2]["digest"]
+    assert receipts.covers(receipt["receipts"][2], KEYS["northfield"], message_id=body["message_id"], answer=share)
+    assert not receipts.proves_text(receipt, KEYS, answer=answer.text)
+
+
 @pytest.mark.parametrize("garbage", [{}, {"body": None}, {"body": {}, "receipts": [], "shares": []}])
 def test_what_is_no_receipt_proves_no_text(garbage: dict[str, Any]) -> None:
     assert not receipts.proves_text(garbage, KEYS, answer="")

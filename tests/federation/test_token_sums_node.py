@@ -251,10 +251,15 @@ def test_another_record_moves_its_own_row_alone(
     assert 0 < max(moved) <= 2 * UNITS
 
 
-def test_a_hospital_without_such_patients_gives_zeros_for_the_same_price(text: Text, block: Scope) -> None:
+def test_a_hospital_without_such_patients_gives_zeros_for_the_same_price(
+    text: Text, block: Scope, engine: Likely
+) -> None:
     text.tell("offer")
+    several = iter(range(1, 1000))
+    engine.reply = lambda body: document({105: -float(next(several)), 106: -1.0})
     told = text.tell("sums", tokens=[], candidates=[105, 106])
-    assert told["sums"] == [0, 0] and used(block) == whole(block)
+    assert told["sums"] == [0, 0], "whatever the engine makes of a slot that nobody is in"
+    assert used(block) == whole(block) and len(engine.rows) == PLAN.slots + 1
 
 
 def test_a_finished_text_is_settled_at_its_tokens_and_signed(text: Text, patients: None, block: Scope) -> None:
