@@ -21,7 +21,11 @@ from federation.node.released.shelf import Figure, Shelf
 MAX_NOTES = 8
 MAX_FIGURES = 6
 MAX_LINES = 12
-RANGES = "The noise leaves the ranges in brackets, in 95 of 100 cases each."
+RANGES = (
+    "The noise leaves the ranges in brackets, in 95 of 100 cases each. Of one patient only the first few conditions,"
+    " treatments and effects of the published lists were counted, so where many patients have more the true number is"
+    " higher, beyond its range."
+)
 INSTEAD = "Ask the records themselves (a count, a choice, keywords or a text), which has a privacy cost"
 SYSTEM = (
     "Answer the question in one or two short sentences, from the notes and figures only. If they do not say, answer "

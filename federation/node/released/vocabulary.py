@@ -118,13 +118,15 @@ def cards_of(lists: Lists) -> tuple[CardCells, ...]:
         CardCells("sex", "patients by sex", tuple((str(sex),) for sex in Sex.values), 1),
         CardCells("age", "patients by age", tuple((age,) for age in ages), 1),
         CardCells("departments", "patients by department", tuple((str(d),) for d in Department.values), 2),
-        CardCells("conditions", "patients by condition", tuple((name,) for _, name in conditions(lists)), 4),
-        CardCells("treatments", "patients by treatment", tuple((topic,) for topic in lists.topics), 2),
+        CardCells("conditions", "patients by condition", tuple((name,) for _, name in conditions(lists)), 6),
+        CardCells(
+            "treatments", "patients by treatment", tuple((topic,) for topic in lists.topics), min(6, len(lists.topics))
+        ),
         # Word by word, and of each word all treatments: a patient with two treatments has both counted.
         CardCells(
             "effects",
             "patients by treatment and what is noted with it",
             tuple((topic, word) for word in words(lists) for topic in lists.topics),
-            4,
+            12,
         ),
     )
