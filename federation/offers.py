@@ -168,10 +168,10 @@ def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
     """The error with ``details["try"]``: single changes that would each have an answer, best first.
 
     ``{"epsilon"}`` is the same question for less (a text of a set size with ``"max_tokens"`` where it must become
-    shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it,
-    ``{"hospitals"}`` other records, ``{"kind": "cohort.released"}`` what is published (where something is: it may not
-    be about this, but asking is free), ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of
-    a daily quota. A spent quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
+    shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it, ``{"hospitals"}`` other records,
+    ``{"kind": "cohort.released"}`` what is published (where something is: it may not be about this, but asking is
+    free), ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of a daily quota. A spent
+    quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
     where even a full quota would not pay. Other errors stay as they are.
     """
     if not isinstance(error, QuotaSpent | BlockExhausted):

@@ -93,7 +93,8 @@ def together(noise: float) -> Case:
 
     def draw(other: bool, n: int) -> np.ndarray:
         honest = [np.array(mechanism.release([50 + (other and first)] * n)) for first in (True, False)]
-        return np.sum(honest, axis=0)
+        total: np.ndarray = np.sum(honest, axis=0)
+        return total
 
     return Case("count, 3 hospitals", plan.epsilon, plan.delta, draw)
 

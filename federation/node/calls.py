@@ -307,7 +307,7 @@ def repeated(message: Message) -> NodeCall:
 
 
 def subject(message: Message) -> str:
-    """SHA-256 in hex of what is asked of records (kind, question, options, plan, purpose), by this node's own reading."""
+    """SHA-256 in hex of what is asked of records, by this node's own reading of the message."""
     question = next(m["content"] for m in reversed(message.messages) if m["role"] == "user")
     plan = message.plan.to_event() if message.plan is not None else None
     asked = [message.kind.value, " ".join(question.split()), list(message.options), plan, message.purpose]
