@@ -31,7 +31,7 @@ ROSTER = [[name, ring().identity(name).public.key_id] for name in (PEER, ME)]
 
 @dataclass
 class Text:
-    """What the coordinator would send about one text. ``heard`` is the node's last word."""
+    """What the coordinator would send about one text, and the node's last word on it."""
 
     engine: Likely
     prompts: PromptBuilder
