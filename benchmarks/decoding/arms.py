@@ -14,6 +14,7 @@ import math
 import secrets
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -32,8 +33,8 @@ NOTES = (
     "{0}-year-old with a dry cough {1} weeks after starting velorapine 40 mg. Dose reduced to 20 mg, cough gone.",
     "{0}-year-old. Dry cough on velorapine 40 mg in week {1}, chest film normal. Dose reduced to 20 mg with relief.",
 )
-AHEAD_SECONDS = 0.05  # how long before the streamed row the others start, where only decoding is measured
-LONGER = 8  # tokens by which they then go on after it
+AHEAD_SECONDS = 0.5  # how long before the streamed row the others start, where only decoding is measured
+LONGER = 300  # tokens that they could then go on after it; they are broken off
 CHAT_TOKENS = 24
 
 
@@ -41,12 +42,13 @@ CHAT_TOKENS = 24
 class Timing:
     """One answer's streamed row, in seconds: from the first sending to its first token, and to the end of all rows.
 
-    ``pace`` is its tokens per second after the first one.
+    ``pace`` is its tokens per second after the first one, ``steps`` the seconds between its tokens.
     """
 
     first: float
     whole: float
     pace: float
+    steps: tuple[float, ...]
 
 
 class Arms:
@@ -69,12 +71,22 @@ class Arms:
     async def plain(self, rows: GroupPrompts, *, only_decoding: bool = False) -> Timing:
         """The same rows as ordinary requests. With ``only_decoding`` the streamed row comes last and ends first.
 
-        So no other row's prompt falls between two of its tokens, and all rows decode beside it to the end.
+        So no other row's prompt falls between two of its tokens, and all rows decode beside it to the end; what they
+        would still write is broken off.
         """
         streamed, held = self._plain(rows.public), self._plain(rows.private)
-        if only_decoding:
-            held["max_tokens"] += LONGER
-        return await self._both(streamed, held, ahead=AHEAD_SECONDS if only_decoding else 0.0)
+        if not only_decoding:
+            return await self._both(streamed, held)
+        held["max_tokens"] += LONGER
+        others = asyncio.create_task(self._hold(held))
+        await asyncio.sleep(AHEAD_SECONDS)
+        began = time.perf_counter()
+        times = await self._stream(streamed)
+        if others.done():
+            raise RuntimeError("the other rows ended first")
+        others.cancel()
+        await asyncio.wait({others})
+        return self._timing(began, times)
 
     async def warm(self, rows: GroupPrompts) -> None:
         """Has the engine compute the plain arm's prompts, so that it finds them when they come again."""
@@ -120,16 +132,19 @@ class Arms:
         body = self._plain(rows.public if role == "public" else rows.private)
         return {**body, "ignore_eos": False, "stop_token_ids": [marker], "vllm_xargs": {KEY: arguments.encode()}}
 
-    async def _both(self, streamed: dict[str, Any], held: dict[str, Any], ahead: float = 0.0) -> Timing:
+    async def _both(self, streamed: dict[str, Any], held: dict[str, Any]) -> Timing:
         began = time.perf_counter()
         others = asyncio.create_task(self._hold(held))
-        await asyncio.sleep(ahead)
         times = await self._stream(streamed)
         await others
+        return self._timing(began, times)
+
+    def _timing(self, began: float, times: list[tuple[float, int]]) -> Timing:
         if sum(count for _, count in times) != self._tokens:
             raise RuntimeError(f"an answer of {self._tokens} tokens was broken off")
         (first, at_first), (last, _) = times[0], times[-1]
-        return Timing(first - began, time.perf_counter() - began, (self._tokens - at_first) / (last - first))
+        steps = tuple(later - earlier for (earlier, _), (later, _) in pairwise(times))
+        return Timing(first - began, time.perf_counter() - began, (self._tokens - at_first) / (last - first), steps)
 
     async def _hold(self, body: dict[str, Any]) -> None:
         async with self._session.post(f"{self._url}/v1/completions", json=body) as response:

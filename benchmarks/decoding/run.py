@@ -8,8 +8,9 @@ For each number of private rows the arms take turns, with the same ordinary traf
 4. the plain rows again (all of their prompts are in the cache): decoding speed, while every row decodes.
 
 Printed are medians over the repetitions, and for decoding the median of the ratios of neighbouring turns: what slows
-the machine for a while slows both. Nothing here is a test: it ends with 0 once measured, and the last line ends with
-the smallest ratio.
+the machine for a while slows both. Beside it stands the ratio of the typical (median) steps of all turns, which shows
+what a step costs where other work interrupts some of them. On a machine that is not quiet neither says much. Nothing
+here is a test: it ends with 0 once measured, and the last line ends with the smallest ratio.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ class Size:
     def ratio(self) -> float:
         return median(self.ratios)
 
+    @property
+    def typical(self) -> float:
+        """The plain batch's median step over the group's."""
+        plain, group = (median(s for t in turns for s in t.steps) for turns in (self.warm_plain, self.warm_group))
+        return plain / group
+
 
 async def measure(arms: Arms, size: Size) -> None:
     """One repetition of the four turns (see the module's text)."""
@@ -94,13 +101,13 @@ async def compare(url: str, model: Path, repetitions: int, tokens: int) -> list[
 
 def show(sizes: list[Size], tokens: int, console: Console) -> float:
     """Prints the tables; the smallest ratio."""
-    speed = Table("rows", "group tokens/s", "plain tokens/s", "ratio", "lowest", "highest")
+    speed = Table("rows", "group tokens/s", "plain tokens/s", "ratio", "lowest", "highest", "by typical step")
     speed.title = f"Decoding, all rows together, {tokens} tokens each, {CHATS} ordinary requests beside"
     waits = Table("rows", "first, cold", "first, warm", "whole, cold", "plain: first", "plain: whole", title="Seconds")
     for size in sizes:
         rows, name = size.contexts + 1, f"{size.contexts} + 1"
         paces = (rows * median(t.pace for t in turns) for turns in (size.warm_group, size.warm_plain))
-        ratios = (size.ratio, min(size.ratios), max(size.ratios))
+        ratios = (size.ratio, min(size.ratios), max(size.ratios), size.typical)
         speed.add_row(name, *(f"{pace:.1f}" for pace in paces), *(f"{ratio:.2f}" for ratio in ratios))
         seconds = (
             median(t.first for t in size.cold_group),

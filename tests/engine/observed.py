@@ -19,8 +19,7 @@ from vllm.v1.sample.logits_processor import process_dict_updates
 from federation.engine.draws import GroupDraws
 from federation.engine.group import GroupArguments
 from federation.engine.group_logits_v1 import GroupLogitsV1
-
-FILE = "FDROUTER_OBSERVED"
+from tests.engine.digests import FILE, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,6 @@ class Watched:
 
     prompt: str
     produced: list[int]
-
-
-def digest_of(prompt: list[int]) -> str:
-    """How a row is named in the file."""
-    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
 
 
 class FirstChoice(GroupDraws):

@@ -125,9 +125,22 @@ async def test_group_beside_ordinary_traffic(client: EngineClient) -> None:
     assert beside[0][0] == alone[0][0]  # a group leaves an ordinary row's tokens alone
 
 
-async def test_two_groups_at_once(client: EngineClient) -> None:
-    answers = await asyncio.gather(*(collect(client.decode_group(QUESTION, notes(20), small_plan())) for _ in range(2)))
-    assert all(isinstance(summary, GroupSummary) for _, summary in answers)
+async def test_many_groups_and_chats_at_once(client: EngineClient) -> None:
+    groups = [collect(client.decode_group(QUESTION, notes(count), small_plan())) for count in (20, 24, 3)]
+    chats = [collect(client.chat([{"role": "user", "content": "Hi"}], max_tokens=8)) for _ in range(3)]
+    answers = await asyncio.gather(*groups, *chats)
+    assert all(isinstance(summary, GroupSummary) for _, summary in answers[:3])
+    assert all(isinstance(usage, Usage) for _, usage in answers[3:])
+
+
+async def test_a_group_that_takes_too_long_is_ended(
+    engine_url: str, session: aiohttp.ClientSession, prompts: PromptBuilder, client: EngineClient
+) -> None:
+    hasty = EngineClient(engine_url, SERVED_NAME, session, prompts=prompts, timeouts=Timeouts(total=0.3))
+    with pytest.raises(NodeTimeout):
+        await collect(hasty.decode_group(QUESTION, notes(24), small_plan(8)))
+    _, summary = await collect(client.decode_group(QUESTION, notes(24), small_plan()))  # nothing of it is in the way
+    assert isinstance(summary, GroupSummary)
 
 
 async def test_a_member_that_leaves_ends_the_group(

@@ -95,7 +95,7 @@ def test_the_same_question_again_is_answered_from_the_stored_release(
         blocks = 0
         for home in network.layout.nodes:
             with psycopg.connect(network.stack.database_url(node_database(home))) as node:
-                blocks += node.execute("SELECT used FROM privacy_scope").fetchall()[0][0]
+                blocks += node.execute("SELECT sum(used) FROM privacy_scope WHERE unit = 'nano_rdp'").fetchall()[0][0]
         return quotas, blocks
 
     asked = _question()  # of any hospital: the second time it goes where it was answered
