@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = (
         "general (the default), chart, cohort for the cheapest way over records that can answer, or one of these ways"
     )
-    kinds += ": cohort.count, cohort.choice, cohort.keywords, cohort.text"
+    kinds += ": cohort.count, cohort.choice, cohort.keywords, cohort.text, cohort.released"
     ask.add_argument("--kind", default="general", help=kinds)
     ask.add_argument("--epsilon", type=float, help="the privacy cost to spend; default: the router's usual one")
     ask.add_argument("--max-epsilon", type=float, help="refuse to spend more than this")
@@ -50,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--option", action="append", default=[], help="an answer for cohort.choice; give two or more")
     ask.add_argument("--picks", type=int, help="how many words cohort.keywords draws")
     ask.add_argument("--threshold", type=int, help="answer cohort.choice only if about so many records agree")
+    ask.add_argument(
+        "--across", action="store_true", help="several hospitals answer a count, a choice or a text together"
+    )
     ask.add_argument("--patient", help="the patient's reference, for the kind chart")
     ask.add_argument("--purpose", help="purpose of use, such as TREAT or HRESCH; default: the usual one of your post")
     ask.add_argument("--model", help="default: the model that most nodes serve")
@@ -91,7 +94,7 @@ def _ask(given: argparse.Namespace) -> None:
     question = sys.stdin.read() if given.question == "-" else given.question
     options: dict[str, Any] = {name: getattr(given, name) for name in ("epsilon", "patient", "purpose", "model")}
     options |= {"max_tokens": given.max_tokens, "hospitals": given.hospital}
-    options |= {"options": given.option, "picks": given.picks, "threshold": given.threshold}
+    options |= {"options": given.option, "picks": given.picks, "threshold": given.threshold, "across": given.across}
     with PrivateInferenceClient(given.endpoint, allow_plain_http=given.allow_plain_http) as client:
         if given.json:
             response = client.query(question, given.max_epsilon, kind=given.kind, **options)
@@ -110,6 +113,8 @@ def _ask(given: argparse.Namespace) -> None:
 def _cost(response: Response) -> str:
     """What the answer cost, in one line."""
     where = f"answered by {response.node}" if response.node else "answered"
+    if response.hospitals:
+        where = f"answered by {', '.join(response.hospitals)} together"
     if not response.privacy_cost:
         return f"[{response.kind}; {where}; no privacy budget spent]"
     left = ", ".join(f"{name} {value:.2f}" for name, value in asdict(response.remaining).items() if value is not None)

@@ -28,7 +28,7 @@ from privacy import claims
 from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
 from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
 from privacy.dp.across_text import TextAcrossPlan, again, limits, plan_text_across
-from privacy.dp.cohort_plans import plan_of
+from privacy.dp.cohort_plans import Plan, plan_of
 
 _NODES_WORD = ("cancelled", "conflict")  # how a node replies to an abort
 FEW_OF_TEXT = "At least two hospitals must write together; one alone answers without across."
@@ -56,29 +56,37 @@ def is_across(parameters: dict[str, Any]) -> bool:
 def resolve(ask: Ask) -> Ask:
     """The request with its hospitals named, in the order of their ids, and its noise planned for as many.
 
+    Raises:
+        InvalidParameter: fewer than three (of a text, two) were named, or too many. NoNode: fewer are there.
+    """
+    hospitals, plan = members(ask.plan, ask.hospitals)
+    return replace(ask, hospitals=hospitals, plan=plan)
+
+
+def members(plan: Plan | None, named: Sequence[str]) -> tuple[tuple[str, ...], AcrossPlan | TextAcrossPlan]:
+    """Who answers a plan together, and the plan for as many.
+
     Without names it is for all that are up and have records and a block. The claim does not depend on how many they
     are.
 
     Raises:
-        InvalidParameter: fewer than three (of a text, two) were named, or too many. NoNode: fewer are there.
+        InvalidParameter, NoNode: as :func:`resolve`.
     """
-    plan = ask.plan
     if not isinstance(plan, AcrossPlan | TextAcrossPlan):
         raise InvalidParameter("This request is not for several hospitals.", field="privacy.across")
-    text = isinstance(plan, TextAcrossPlan)
-    least, few = (HOSPITALS_OF_TEXT[0], FEW_OF_TEXT) if text else (HOSPITALS[0], FEW)
+    least, few = (HOSPITALS_OF_TEXT[0], FEW_OF_TEXT) if isinstance(plan, TextAcrossPlan) else (HOSPITALS[0], FEW)
     nodes = Node.objects.filter(active=True, transport=Transport.SEALED)
-    if ask.hospitals:
-        found = set(nodes.filter(hospital_id__in=ask.hospitals).values_list("hospital_id", flat=True))
-        if len(ask.hospitals) < least:
-            raise InvalidParameter(few, field="privacy.hospitals", named=len(ask.hospitals))
-        if missing := [name for name in ask.hospitals if name not in found]:
+    if named:
+        found = set(nodes.filter(hospital_id__in=named).values_list("hospital_id", flat=True))
+        if len(named) < least:
+            raise InvalidParameter(few, field="privacy.hospitals", named=len(named))
+        if missing := [name for name in named if name not in found]:
             raise NoNode(f"There is no node over the records of {missing[0]}.", missing=missing)
     else:
         found = {n.hospital_id for n in nodes if n.status.get("healthy", True) and n.status.get("block")}
         if len(found) < least:
             raise NoNode(f"{few} {len(found)} are available now.", available=len(found))
-    return replace(ask, hospitals=tuple(sorted(found)), plan=_for(plan, len(found)))
+    return tuple(sorted(found)), _for(plan, len(found))
 
 
 def _for(plan: AcrossPlan | TextAcrossPlan, hospitals: int) -> AcrossPlan | TextAcrossPlan:

@@ -102,11 +102,11 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
         max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
     choosing_between = kind is Kind.COHORT_CHOICE or (kind is Kind.COHORT_RELEASED and privacy.options is not None)
     options = _options(privacy.options) if choosing_between else ()
-    across = _across(kind, privacy.across)
+    across = is_across(kind, privacy.across)
     _check_unused(kind, replace(privacy, delta=None) if across else privacy)
     plan: Plan | None = None
     if across:
-        plan = _plan_across(kind, privacy, max_tokens, len(options), len(hospitals))
+        plan = plan_across(kind, privacy, max_tokens, len(options), len(hospitals))
     elif kind.is_cohort:
         plan = planned(kind, privacy, max_tokens, len(options), question_of(checked))
     patient = _text("privacy.patient", _or_empty(privacy.patient), 64)
@@ -131,7 +131,8 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
     )
 
 
-def _across(kind: Kind, value: Any) -> bool:
+def is_across(kind: Kind, value: Any) -> bool:
+    """Whether several hospitals are to answer together. Raises :class:`InvalidParameter` where none can."""
     if value is None or value is False:
         return False
     if value is not True:
@@ -143,7 +144,7 @@ def _across(kind: Kind, value: Any) -> bool:
     return True
 
 
-def _plan_across(
+def plan_across(
     kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options: int, hospitals: int
 ) -> AcrossPlan | TextAcrossPlan:
     """The claim, with the noise of the fewest hospitals; of a text with the slots of as many as were named, or the
@@ -206,7 +207,7 @@ def planned(kind: Kind, privacy: PrivacyOptions, max_tokens: int | None, options
 def _heard_together(privacy: PrivacyOptions, max_tokens: int | None) -> bool:
     """Whether the same text could be written by two hospitals, who have more patients between them."""
     try:
-        _plan_across(Kind.COHORT_TEXT, privacy, max_tokens, 0, HOSPITALS_OF_TEXT[0])
+        plan_across(Kind.COHORT_TEXT, privacy, max_tokens, 0, HOSPITALS_OF_TEXT[0])
     except (PushTooSmall, InvalidParameter):
         return False
     return True

@@ -76,6 +76,7 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             options=content.get("options") or None,
             picks=content.get("picks"),
             threshold=content.get("threshold"),
+            across=content.get("across"),
         )
         ask = await asks.make_aside(
             model=model,

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from accounts import principals
+from accounts.models import Hospital
 from accounts.principals import Principal
 from fdrouter.errors import BlockExhausted, DomainError, NotFound, PushTooSmall, QuotaSpent, Unauthenticated
 from federation import asks, choosing, selectors
@@ -22,11 +23,12 @@ from federation.asks import PrivacyOptions
 from federation.models import MECHANISMS, Inference, Kind, Node, Transport
 from privacy import quotas
 from privacy.dp import cohort_plans
-from privacy.dp.across_plans import AcrossPlan
+from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
+from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
 from privacy.dp.across_text import TextAcrossPlan, plan_text_across
 from privacy.dp.bounds import DEFAULT_EPSILON
 from privacy.dp.cohort_plans import LEAST_EPSILON, Plan
-from privacy.dp.text_plan import MAX_EPSILON, TextPlan, plan_text
+from privacy.dp.text_plan import DEFAULT_DELTA, MAX_EPSILON, TextPlan, plan_text
 from privacy.models import ScopeKind, Unit
 from privacy.selectors import Gauge, balances
 
@@ -63,6 +65,11 @@ def blocks_of(nodes: Sequence[Node]) -> list[Block]:
             left = block["cap"] - block["used"]
             found.append(Block(node.hospital_id, block["epsilon_left"], left, block["alpha"], block["cap"]))
     return found
+
+
+def names_of(hospitals: Sequence[str]) -> list[str]:
+    """The hospitals' names, in the order of their codes."""
+    return list(Hospital.objects.filter(pk__in=hospitals).order_by("pk").values_list("name", flat=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,7 @@ def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
 
     ``{"epsilon"}`` is the same question for less (a text of a set size with ``"max_tokens"`` where it must become
     shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it, ``{"hospitals"}`` other records,
+    ``{"across"}`` several hospitals together or one alone,
     ``{"kind": "cohort.released"}`` what is published (where something is: it may not be about this, but asking is
     free), ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of a daily quota. A spent
     quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
@@ -189,16 +197,18 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
     nodes = nodes_of(wish.hospitals)
     blocks = blocks_of(nodes)
     found: list[dict[str, Any]] = []
+    together = isinstance(wish.plan, AcrossPlan | TextAcrossPlan)
     if wish.plan is not None:
-        smaller = _fitting(wish.kind, wish.plan.epsilon, wish, gauges, blocks, below=wish.plan.epsilon)
-        if smaller is not None and (change := _cheaper(wish.plan, smaller)) is not None:
-            found.append(change)
+        epsilon = wish.plan.epsilon
+        if together:
+            found += _together(error, wish, gauges, blocks)
+        elif (smaller := _fitting(wish.kind, epsilon, wish, gauges, blocks, below=epsilon)) is not None:
+            found += [change] if (change := _cheaper(wish.plan, smaller)) is not None else []
         other = Kind(choosing.choose(wish.question, wish.options).kind)
         if other in allowed and _BY_COST.index(other) < _BY_COST.index(wish.kind):
             usual = DEFAULT_EPSILON[MECHANISMS[other]]
             if (cost := _fitting(other, usual, wish, gauges, blocks)) is not None:
                 found.append({"kind": other.value, "epsilon": cost})
-    together = isinstance(wish.plan, AcrossPlan | TextAcrossPlan)  # one more hospital does not replace several
     if isinstance(error, BlockExhausted) and wish.hospitals and wish.plan is not None and not together:
         elsewhere = [block for block in blocks_of(nodes_of(())) if block.hospital not in wish.hospitals]
         if paying := sorted(block.hospital for block in elsewhere if block.pays(wish.plan)):
@@ -210,6 +220,46 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
     if isinstance(error, QuotaSpent):
         found.append({"request_budget": BUDGET_PAGE})
     return found
+
+
+def _together(error: DomainError, wish: Wish, gauges: Sequence[Gauge], blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    """What several hospitals that must all pay could do instead: for less, or without those that cannot pay."""
+    plan, found = wish.plan, list[dict[str, Any]]()
+    if not isinstance(plan, AcrossPlan | TextAcrossPlan):
+        return found
+    least = min([plan.epsilon, *(gauge.left for gauge in gauges)])
+    for part in _PART_OF_WISH:
+        epsilon = math.floor(least * part * 100 + 1e-6) / 100
+        change = _cheaper(plan, epsilon) if LEAST_EPSILON <= epsilon < plan.epsilon else None
+        if change is not None and (smaller := _with(plan, change)) is not None and _all_pay(smaller, wish, blocks):
+            found.append(change)
+            break
+    if isinstance(error, BlockExhausted):
+        paying = sorted({block.hospital for block in blocks if block.pays(plan)})
+        fewest = HOSPITALS_OF_TEXT[0] if isinstance(plan, TextAcrossPlan) else HOSPITALS[0]
+        if fewest <= len(paying) < len(wish.hospitals):
+            found.append({"hospitals": paying})
+        alone = wish.kind == Kind.COHORT_CHOICE or (wish.kind == Kind.COHORT_COUNT and plan.delta == DEFAULT_DELTA)
+        if alone:  # with a bound on delta of the asker's own a count alone would be refused
+            one = asks.plan_for(wish.kind, PrivacyOptions(epsilon=plan.epsilon), options=max(2, len(wish.options)))
+            found += [{"across": False}] if any(block.pays(one) for block in blocks) else []
+    return found
+
+
+def _all_pay(plan: Plan, wish: Wish, blocks: Sequence[Block]) -> bool:
+    return set(wish.hospitals) <= {block.hospital for block in blocks if block.pays(plan)}
+
+
+def _with(plan: AcrossPlan | TextAcrossPlan, change: dict[str, Any]) -> Plan | None:
+    """The plan of several hospitals with this change; None where the records could not be heard."""
+    try:
+        if isinstance(plan, TextAcrossPlan):
+            # As it is asked anew: a length that was not set follows the cost.
+            return plan_text_across(hospitals=plan.hospitals, delta=plan.delta, top_k=plan.top_k, **change)
+        claim: dict[str, Any] = {"hospitals": plan.hospitals, "delta": plan.delta, **change}
+        return plan_choice_across(**claim, options=plan.options) if plan.options else plan_count_across(**claim)
+    except PushTooSmall:
+        return None
 
 
 def _cheaper(plan: Plan, epsilon: float) -> dict[str, Any] | None:

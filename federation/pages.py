@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from accounts.models import CareRelation
+from accounts.models import CareRelation, Hospital
 from accounts.policy import PURPOSES
 from accounts.principals import Principal
 from federation import offers, selectors
 from federation.answering import FORMS, IN_A_SENTENCE, Form, form_of
 from federation.asks import MAX_PROMPT_BYTES
 from federation.choosing import AUTO
-from federation.models import MECHANISMS, Kind
+from federation.models import ACROSS, MECHANISMS, Kind
 from federation.states import InferenceState
 from federation.troubles import TROUBLES
+from privacy.dp.across_plans import HOSPITALS
+from privacy.dp.across_text import HOSPITALS as HOSPITALS_OF_TEXT
 from privacy.dp.text_plan import DEFAULT_EPSILON, MAX_EPSILON
 from privacy.models import Reservation, ReservationState
 
@@ -120,7 +122,9 @@ def costs(principal: Principal, wanted: float = DEFAULT_EPSILON) -> Costs:
 
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """Everything that the form of the Ask page needs."""
+    """Everything that the form of the Ask page needs. ``together``: the kinds that enough hospitals could answer
+    together now, and ``across`` whether they are to.
+    """
 
     tabs: list[Tab]
     kind: Kind | None
@@ -135,6 +139,9 @@ class Composer:
     form: str = AUTO
     forms: tuple[Form, ...] = FORMS
     options: str = ""
+    together: tuple[str, ...] = ()
+    across: bool = False
+    threshold: int | None = None
     max_bytes: int = MAX_PROMPT_BYTES
 
     @property
@@ -143,6 +150,7 @@ class Composer:
         return {
             "placeholders": {tab.kind.value: tab.placeholder for tab in self.tabs},
             "forms": IN_A_SENTENCE,
+            "hospitals": {source.code: source.name for source in self.sources},
             "troubles": {code: asdict(known) for code, known in TROUBLES.items()},
         }
 
@@ -156,13 +164,17 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
     wanted = Kind.COHORT_TEXT.value if asked in MECHANISMS else asked
     cost = again.epsilon if again else None  # the same cost as well: only then it is the same request, told again
     text_cost = cost if asked == Kind.COHORT_TEXT else None
+    sources = selectors.sources(principal)
     return Composer(
         tabs=tabs,
         kind=next((tab.kind for tab in tabs if tab.kind == wanted), tabs[0].kind if tabs else None),
         prompt=again.question if again else "",
         patients=list(selectors.patients_in_care(principal)) if Kind.CHART in allowed else [],
         patient=again.row.patient_reference if again else "",
-        sources=selectors.sources(principal),
+        sources=sources,
+        together=together(sources),
+        across=bool(again and again.row.parameters.get("mechanism") in ACROSS.values()),
+        threshold=again.row.parameters.get("threshold") if again else None,
         form=form_of(AUTO if again and again.why else asked),
         forms=tuple(replace(form, wanted=cost) if form.kind == asked else form for form in FORMS),
         options="\n".join(again.options) if again else "",
@@ -173,9 +185,18 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
     )
 
 
+def together(sources: Sequence[selectors.Source]) -> tuple[str, ...]:
+    """The kinds for which enough hospitals have records, a block and are up: they could answer together."""
+    there = sum(source.up and source.block is not None for source in sources)
+    least = {kind: HOSPITALS_OF_TEXT[0] if kind == Kind.COHORT_TEXT else HOSPITALS[0] for kind in ACROSS}
+    return tuple(str(kind) for kind, fewest in least.items() if there >= fewest)
+
+
 # --- a request's receipt and its course ---------------------------------------------------------------------------
 def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
-    """Digest, mechanism, block and the whole receipt as text; ``None`` when the node gave none."""
+    """Digest, mechanism, block, what each of several hospitals signed for, and the whole receipt as text; ``None``
+    when the node gave none.
+    """
     receipt = found.row.receipt
     if receipt is None:
         return None
@@ -184,8 +205,51 @@ def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
         "digest": receipt.get("digest", ""),
         "mechanism": body.get("mechanism") or {},
         "block": body.get("block") or {},
+        "members": _members(receipt, body),
+        "made_from": body.get("released") or {},
         "text": json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of several hospitals that answered together. ``kept`` is what its block keeps charged, in percent of the
+    whole block, and ``largest`` the largest single question that it could still pay then; None where not known.
+    """
+
+    name: str
+    kept: float | None = None
+    largest: float | None = None
+    left_after: int | None = None
+
+
+def _members(receipt: Mapping[str, Any], body: Mapping[str, Any]) -> list[Member]:
+    """The hospitals of a receipt over several; those that left on the way come last, with how many tokens they saw."""
+    left: Mapping[str, int] = body.get("left") or {}
+    codes = [*(body.get("hospitals") or ()), *left]
+    known = dict(Hospital.objects.filter(pk__in=codes).values_list("pk", "name"))
+    again = bool((body.get("mechanism") or {}).get("repeat_of"))
+    signed = [
+        _member(known.get(code, code), part.get("body") or {}, again=again)
+        for code, part in zip(body.get("hospitals") or (), receipt.get("receipts") or (), strict=False)
+    ]
+    return signed + [Member(known.get(code, code), left_after=tokens) for code, tokens in left.items()]
+
+
+def _member(name: str, body: Mapping[str, Any], *, again: bool) -> Member:
+    block, mechanism = body.get("block") or {}, body.get("mechanism") or {}
+    if again:
+        return Member(name, 0.0)
+    if not block.get("cap"):
+        return Member(name)
+    kept = 100 * mechanism.get("nano_rdp_spent", 0) / block["cap"]
+    return Member(name, math.ceil(kept * 100 - 1e-9) / 100, block.get("epsilon_left"))
+
+
+def names(principal: Principal, codes: Sequence[str]) -> list[str]:
+    """The names of these hospitals, as the network has them."""
+    known = {source.code: source.name for source in selectors.sources(principal)}
+    return [known.get(code, code) for code in codes]
 
 
 def blocks(principal: Principal, left: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -194,8 +258,10 @@ def blocks(principal: Principal, left: Mapping[str, float]) -> list[tuple[str, f
     return [(names.get(code, code), amount) for code, amount in left.items()]
 
 
-def share(principal: Principal, parts: Mapping[str, float]) -> str:
+def share(principal: Principal, parts: Mapping[str, float], *, together: bool = False) -> str:
     """How much of which hospital's block a question takes, as words; empty where no block is known.
+
+    Of hospitals that answer ``together`` each pays: the largest part counts.
 
     The person's own hospital is named where it is among them, because it is asked first; else the largest part counts.
     """
@@ -203,9 +269,11 @@ def share(principal: Principal, parts: Mapping[str, float]) -> str:
         return ""
     names = {source.code: source.name for source in selectors.sources(principal)}
     own = principal.hospital
-    code = own if own is not None and own in parts else max(parts, key=lambda key: parts[key])
+    code = own if own is not None and own in parts and not together else max(parts, key=lambda key: parts[key])
     percent = parts[code] * 100
     amount = "less than 0.1" if percent < 0.1 else f"{math.ceil(percent * 10 - 1e-9) / 10:g}"
+    if together:
+        return f"{'' if percent < 0.1 else 'at most '}{amount} % of what each hospital's records can ever pay"
     others = ", or as much of another hospital's" if len(parts) > 1 else ""
     return f"{amount} % of what {names.get(code, code)}'s records can ever pay{others}"
 

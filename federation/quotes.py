@@ -16,12 +16,14 @@ from fdrouter.errors import (
     PushTooSmall,
     QuotaSpent,
 )
-from federation import asks, choosing, offers
+from federation import across, asks, choosing, offers
 from federation.asks import PrivacyOptions
 from federation.choosing import Chosen
 from federation.models import Kind
 from federation.offers import Block, Wish
 from privacy import quotas
+from privacy.dp.across_plans import AcrossPlan
+from privacy.dp.across_text import TextAcrossPlan
 from privacy.dp.cohort_plans import OPTIONS, Plan
 from privacy.dp.text_plan import TextPlan
 from privacy.models import ScopeKind
@@ -54,8 +56,28 @@ CLAIMS = {
         "each patient. It reads no record, and what those have cost was paid then: asking costs nothing more."
     ),
 }
+_MANY = "A patient on record at several of them is counted at each and protected less for it."
+#: The same kinds where several hospitals answer together.
+CLAIMS_TOGETHER = {
+    Kind.COHORT_COUNT: (
+        "Each hospital adds noise to its own number and hides it under a mask; only the sum of all comes out, and"
+        " nobody sees a hospital's own number. Any one patient changes the sum only within the stated privacy cost."
+        f" {_MANY}"
+    ),
+    Kind.COHORT_CHOICE: (
+        "Each hospital adds noise to its own votes and hides them under masks; only the sums of all come out, and"
+        " nobody sees a hospital's own votes. Any one patient changes them only within the stated privacy cost."
+        f" {_MANY}"
+    ),
+    Kind.COHORT_TEXT: (
+        "The hospitals write the text together, word by word, and noise hides each patient within the stated privacy"
+        " cost. The network's coordinator sees each hospital's sums behind every word and is trusted with them."
+        f" {_MANY}"
+    ),
+}
 # Measured on two CPU cores with the demo's model; a GPU is faster.
 _SECONDS_PER_CONTEXT, _SECONDS_PER_TOKEN, _BASE_SECONDS = 0.16, 0.35, 2.0
+_SECONDS_TOGETHER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +86,7 @@ class Quote:
 
     ``block_left`` and ``block_share`` go by hospital: the epsilon of the largest single request that still fits, and
     the part of the whole block that this request reserves (0 to 1; parts add up, epsilons do not). ``chosen`` says why
-    it is this kind, where that was left open.
+    it is this kind, where that was left open. ``hospitals`` are those that would answer together, empty for one alone.
     """
 
     kind: str
@@ -77,6 +99,17 @@ class Quote:
     refusal: DomainError | None = None
     block_share: dict[str, float] = field(default_factory=dict)
     chosen: Chosen | None = None
+    hospitals: tuple[str, ...] = ()
+
+    @property
+    def band(self) -> int | None:
+        """How far each number may be from the true one, with 95 % confidence; None where the answer has no numbers."""
+        return getattr(self.plan, "band", None)
+
+    @property
+    def slots(self) -> int:
+        """Records that one hospital reads at most for a text."""
+        return self.plan.slots if isinstance(self.plan, TextAcrossPlan) else self.contexts
 
     @property
     def epsilon(self) -> float:
@@ -102,10 +135,13 @@ class Quote:
 def expected_seconds(kind: Kind, plan: Plan | None) -> int:
     """A rough waiting time in whole seconds."""
     if not isinstance(plan, TextPlan):
+        if isinstance(plan, AcrossPlan):
+            return _SECONDS_TOGETHER
         if kind.is_cohort:
             return 8 if kind == Kind.COHORT_KEYWORDS else 3
         return 5 if kind == Kind.GENERAL else 10
-    return round(_BASE_SECONDS + plan.contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
+    contexts = plan.slots if isinstance(plan, TextAcrossPlan) else plan.contexts
+    return round(_BASE_SECONDS + contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
 
 
 def quote(
@@ -121,45 +157,92 @@ def quote(
     """The cost of a request of this kind now.
 
     ``kind`` may be ``cohort``: then ``question`` and ``options`` decide, as they will when it is sent. ``parameters``
-    are epsilon, delta, contexts, picks and threshold, as in a request.
+    are epsilon, delta, contexts, picks, threshold and across, as in a request.
 
     Raises:
         InvalidParameter: a value is out of range. A request that would be refused is a quote with ``refusal``.
     """
-    asked = PrivacyOptions(kind=kind, options=options or None, **parameters)
+    asked = PrivacyOptions(kind=kind, options=options or None, hospitals=hospitals, **parameters)
     if kind == choosing.AUTO and not question.strip():
         raise InvalidParameter("The kind cohort is chosen by the question: give it.", field="question")
     chosen = asks.choose(asked, question)
     asked = asks.settled(asked, chosen)
     found = Kind(asked.kind)
+    together = asks.is_across(found, asked.across)
+    claim = CLAIMS_TOGETHER[found] if together else CLAIMS[found]
     gauges = {gauge.scope: gauge for gauge in balances(principal) if gauge.is_privacy}
     if not gauges:  # a post that asks nothing and so has no quotas
-        return Quote(found, CLAIMS[found], 0, refusal=PolicyDenied(kind=found.value), chosen=chosen)
+        return Quote(found, claim, 0, refusal=PolicyDenied(kind=found.value), chosen=chosen)
     left = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
     if not found.is_cohort:
-        return Quote(found, CLAIMS[found], expected_seconds(found, None), None, *left)
-    nodes = offers.nodes_of(hospitals)
-    blocks = offers.blocks_of(nodes)
-    bare = Quote(found, CLAIMS[found], 0, None, *left, {b.hospital: b.epsilon_left for b in blocks}, chosen=chosen)
+        return Quote(found, claim, expected_seconds(found, None), None, *left, chosen=chosen)
+    bare = Quote(found, claim, 0, None, *left, chosen=chosen)
+    return _priced(bare, principal, asked, list(gauges.values()), question, max_tokens)
+
+
+def _priced(
+    bare: Quote,
+    principal: Principal,
+    asked: PrivacyOptions,
+    gauges: Sequence[Gauge],
+    question: str,
+    max_tokens: int | None,
+) -> Quote:
+    """The quote of a kind with a privacy cost: plan, blocks, and the refusal it would meet."""
+    kind, options, named = Kind(bare.kind), tuple(asked.options or ()), tuple(asked.hospitals)
+    nodes = offers.nodes_of(named)
+    together: tuple[str, ...] = ()
     try:
-        plan = asks.planned(found, asked, max_tokens, max(OPTIONS[0], len(options)), question)
-    except PushTooSmall as error:
+        plan = _plan(kind, asked, max_tokens, options, question)
+        if asked.across:
+            together, plan = across.members(plan, named)
+            nodes = offers.nodes_of(together)
+    except (PushTooSmall, NoNode) as error:
+        blocks = offers.blocks_of(nodes)
+        return replace(bare, block_left={b.hospital: b.epsilon_left for b in blocks}, refusal=error)
+    except InvalidParameter as error:
+        if error.details.get("field") != "privacy.hospitals":
+            raise
         return replace(bare, refusal=error)
+    blocks = offers.blocks_of(nodes)
     refusal: DomainError | None = NoNode()
-    if nodes and (refusal := _refusal(plan, list(gauges.values()), blocks)) is not None:
-        wish = Wish(kind=found, plan=plan, question=question, options=options, hospitals=hospitals)
+    if nodes and (refusal := _refusal(plan, gauges, blocks, together)) is not None:
+        wish = Wish(kind=kind, plan=plan, question=question, options=options, hospitals=together or named)
         refusal = offers.extend(refusal, principal, wish)
-    shares = {block.hospital: block.share(plan) for block in blocks}
-    return replace(bare, seconds=expected_seconds(found, plan), plan=plan, block_share=shares, refusal=refusal)
+    return replace(
+        bare,
+        seconds=expected_seconds(kind, plan),
+        plan=plan,
+        block_left={block.hospital: block.epsilon_left for block in blocks},
+        block_share={block.hospital: block.share(plan) for block in blocks},
+        refusal=refusal,
+        hospitals=together,
+    )
 
 
-def _refusal(plan: Plan, gauges: Sequence[Gauge], blocks: Sequence[Block]) -> DomainError | None:
+def _plan(kind: Kind, asked: PrivacyOptions, max_tokens: int | None, options: Sequence[str], question: str) -> Plan:
+    number = max(OPTIONS[0], len(options))
+    if asked.across:
+        return asks.plan_across(kind, asked, max_tokens, number, len(asked.hospitals))
+    return asks.planned(kind, asked, max_tokens, number, question)
+
+
+def _refusal(
+    plan: Plan, gauges: Sequence[Gauge], blocks: Sequence[Block], together: Sequence[str]
+) -> DomainError | None:
     for gauge in gauges:
         if quotas.micro(plan.epsilon) > quotas.micro(gauge.left):
             why = (
                 f"Today's privacy budget cannot pay for this: {offers.owner_of(gauge)} {offers.short(gauge.left)} left."
             )
             return QuotaSpent(why, scope=gauge.scope, unit=gauge.unit)
+    if together:
+        paying = {block.hospital for block in blocks if block.pays(plan)}
+        if short := [name for name in together if name not in paying]:
+            names = ", ".join(offers.names_of(short))
+            why = f"Every hospital pays for an answer together, and the privacy budget of {names} cannot."
+            return BlockExhausted(why, hospitals=short)
+        return None
     if blocks and not any(block.pays(plan) for block in blocks):
         return BlockExhausted()
     return None

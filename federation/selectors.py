@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -47,6 +48,19 @@ def count_nodes_up() -> int:
     """Active nodes whose last probe was good and recent."""
     now = timezone.now()
     return sum(_up(node, now) for node in Node.objects.filter(active=True))
+
+
+def router_keys() -> dict[str, str]:
+    """The public identity of this coordinator: its name, keys in base64 and their id.
+
+    Raises:
+        NotFound: it has none, and so signs nothing.
+    """
+    try:
+        found: dict[str, str] = json.loads((settings.IDENTITY_DIR / "public.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound("This router has no identity of its own.") from None
+    return found
 
 
 def served_models() -> list[str]:

@@ -45,6 +45,8 @@ _RETRY = Step("Try again", "retry", _HOME)
 _BUDGET = Step("See my budget", "link", "/budget")
 _EDIT = Step("Change the question", "edit", _HOME)
 _MORE = Step("Ask for more budget", "link", "/budget")
+_TOGETHER = Step("Ask hospitals together", "across", _HOME, "together")
+_ALONE = Step("Ask one hospital", "across", _HOME)
 TROUBLES: dict[str, Trouble] = {
     "quota_spent": Trouble("Not enough budget left today", (_GENERAL, _BUDGET)),
     "block_exhausted": Trouble("These records have no privacy budget left", (_GENERAL, _BUDGET)),
@@ -53,6 +55,7 @@ TROUBLES: dict[str, Trouble] = {
     "policy_denied": Trouble("The access policy does not allow this", (Step("Change the purpose", "purpose", _HOME),)),
     "invalid_parameter": Trouble("Something in the request is not right", (_EDIT,)),
     "payload_too_large": Trouble("The question is too long", (_EDIT,)),
+    "nothing_released": Trouble("Nothing is published about this", (_EDIT,)),
     "not_found": Trouble("This could not be found", (_EDIT,)),
     "no_node": Trouble("No hospital can answer right now", (_RETRY, _GENERAL)),
     "node_failed": Trouble("No answer came back", (_RETRY, _GENERAL)),
@@ -80,6 +83,8 @@ def _step(offer: Mapping[str, Any]) -> Step | None:
     """An offer of a refusal as a button; ``None`` for a parameter that the page has no control for."""
     if "request_budget" in offer:
         return _MORE
+    if "across" in offer:
+        return _TOGETHER if offer["across"] else _ALONE
     if "hospitals" in offer:
         return Step("Ask another hospital", "hospitals", _HOME, " ".join(offer["hospitals"]))
     kind, cost = offer.get("kind"), offer.get("epsilon")

@@ -21,7 +21,7 @@ from federation import asks, pages, quotes, selectors, troubles
 from federation.answering import form_name, form_of
 from federation.asks import PrivacyOptions
 from federation.choosing import AUTO
-from federation.models import Kind
+from federation.models import ACROSS, Kind
 from privacy import grants
 from privacy.dp.text_plan import DEFAULT_EPSILON
 from privacy.selectors import balances
@@ -108,6 +108,7 @@ def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[st
         answering = Kind(chosen.kind) if chosen else Kind.COHORT_TEXT
     else:
         answering = Kind(asked)
+    across = answering in ACROSS and bool(request.POST.get("across"))
     found = quotes.quote(
         principal,
         kind=asked,
@@ -115,6 +116,8 @@ def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[st
         options=options if answering == Kind.COHORT_CHOICE else (),
         epsilon=_epsilon(request, answering) if answering.is_cohort else None,
         hospitals=request.POST.getlist("hospitals"),
+        threshold=_threshold(request) if answering == Kind.COHORT_CHOICE and not across else None,
+        across=across,
     )
     refusal = found.refusal or _purpose_refusal(principal, answering, purpose)
     return {
@@ -123,7 +126,8 @@ def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[st
         "chosen": found.chosen,
         "chosen_name": found.chosen and form_name(found.chosen.kind),
         "blocks": pages.blocks(principal, found.block_left),
-        "share": pages.share(principal, found.block_share),
+        "share": pages.share(principal, found.block_share, together=bool(found.hospitals)),
+        "together": pages.names(principal, found.hospitals),
     }
 
 
@@ -145,6 +149,15 @@ def _epsilon(request: HttpRequest, kind: Kind) -> float | None:
     if value is None:
         raise InvalidParameter("The privacy cost must be a number.", field="epsilon")
     return value
+
+
+def _threshold(request: HttpRequest) -> int | None:
+    text = request.POST.get("threshold", "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise InvalidParameter("How many records must agree is a whole number.", field="threshold")
+    return int(text)
 
 
 def _purpose_refusal(principal: Principal, kind: Kind, purpose: str) -> PolicyDenied | None:

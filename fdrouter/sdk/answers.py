@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+_CLAIM = ("name", "unit", "adjacency", "epsilon", "delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,10 @@ class Response:
 
     ``privacy_cost`` is the epsilon that was charged: the claim holds for ``unit`` (``patient``) under ``adjacency`` and
     ``delta``; all of these are ``None`` or 0 where no records were read privately. ``receipt`` is the node's signed
-    receipt, ``None`` from a plain engine; ``receipt_verified`` says whether it was checked (``audit_trail=True``).
-    ``chosen`` is ``{"kind", "why"}`` where the router was to choose (kind ``cohort``), else ``None``.
+    receipt, or the router's over those of several nodes, ``None`` from a plain engine; ``receipt_verified`` says
+    whether it was checked (``audit_trail=True``).
+    ``chosen`` is ``{"kind", "why"}`` where the router was to choose (kind ``cohort``), else ``None``. ``hospitals`` are
+    those that answered together (``across``), empty where one did.
     """
 
     text: str
@@ -50,6 +55,7 @@ class Response:
     usage: dict[str, int] = field(default_factory=dict)
     receipt_verified: bool = False
     chosen: dict[str, str] | None = None
+    hospitals: tuple[str, ...] = ()
 
     @property
     def remaining_budget(self) -> float:
@@ -77,27 +83,70 @@ def make(text: str, document: Mapping[str, Any], finish_reason: str) -> Response
         finish_reason=finish_reason,
         usage=dict(document.get("usage") or {}),
         chosen=privacy.get("chosen"),
+        hospitals=tuple(privacy.get("hospitals") or ()),
     )
 
 
-def is_genuine(response: Response, keys: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether the receipt is signed by the node that answered and speaks of exactly this answer.
+def is_genuine(
+    response: Response, keys: Mapping[str, Mapping[str, str]], router: Mapping[str, str] | None = None
+) -> bool:
+    """Whether the receipt is signed by who answered and speaks of exactly this answer and cost.
 
-    ``keys`` are public identities by node id, from a source that the caller trusts. Both signatures (Ed25519 and
-    ML-DSA-65) must hold.
+    ``keys`` are public identities by node id and ``router`` is the router's own, from a source that the caller trusts.
+    Both signatures (Ed25519 and ML-DSA-65) must hold. One hospital's answer is signed by its node. What several
+    answered together is signed by the router over the receipts of the nodes: then all of them must hold as well, each
+    hospital of the plan must have signed or be named as one that left, and the shares must prove the numbers or the
+    text (:func:`federation.receipts.proves_sum`, :func:`federation.receipts.proves_text`).
     """
     from federation import identity, receipts
 
     receipt = response.receipt
-    document = keys.get(response.node or "")
+    together = receipt is not None and "shares" in receipt
+    document = router if together else keys.get(response.node or "")
     if receipt is None or not document:
         return False
     try:
         public = identity.load_public(dict(document))
-        mechanism = receipt["body"]["mechanism"]
-        claimed = mechanism["epsilon"] if mechanism else 0.0
-    except (KeyError, TypeError, ValueError):
+        signed = _same_cost(response, receipt["body"]["mechanism"]) and receipts.covers(
+            receipt, public, message_id=response.id, answer=response.text
+        )
+        return signed and (not together or _proven(response, receipt, keys))
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
-    # Charged in whole millionths, rounded up: never less than the node says that it claimed.
-    same_cost = 0 <= response.privacy_cost - claimed + 1e-9 <= 2e-6
-    return same_cost and receipts.covers(receipt, public, message_id=response.id, answer=response.text)
+
+
+def _same_cost(response: Response, mechanism: Mapping[str, Any] | None) -> bool:
+    """Charged in whole millionths, rounded up: never less than was claimed. A release told again costs nothing."""
+    claimed = 0.0 if not mechanism or mechanism.get("repeat_of") else mechanism["epsilon"]
+    return bool(0 <= response.privacy_cost - claimed + 1e-9 <= 2e-6)
+
+
+def _proven(response: Response, receipt: dict[str, Any], keys: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether the nodes of a receipt over several signed for what it states, for the same claim, and none is missing.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is no such receipt, or a node's keys are not known.
+    """
+    from federation import identity, receipts
+
+    body, parts = receipt["body"], [part["body"] for part in receipt["receipts"]]
+    mechanism, left = body["mechanism"], body.get("left") or {}
+    asked = mechanism["parameters"]["hospitals"]
+    claim = [mechanism[name] for name in _CLAIM]
+    if not all([part["mechanism"][name] for name in _CLAIM] == claim for part in parts):
+        return False
+    hospitals = [part["hospital"] for part in parts]
+    if hospitals != body["hospitals"] or len({*hospitals, *left}) != asked or len(hospitals) + len(left) != asked:
+        return False
+    if any(part["request_digest"] != body["request_digest"] for part in parts):
+        return False
+    nodes = {part["node"]: identity.load_public(dict(keys[part["node"]])) for part in parts}
+    if "numbers" in body:
+        return receipts.proves_sum(receipt, nodes) and _says(response.text, body["numbers"])
+    return receipts.proves_text(receipt, nodes, answer=response.text)
+
+
+def _says(text: str, numbers: list[int]) -> bool:
+    """Whether the words state these numbers, as often; below zero is said as zero."""
+    said = [int(number) for number in re.findall(r"\babout (\d+) records\b", text, re.IGNORECASE)]
+    return sorted(said) == sorted(max(0, number) for number in numbers)

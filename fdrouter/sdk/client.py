@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     options: Sequence[str]
     picks: int | None
     threshold: int | None
+    across: bool
     max_tokens: int | None
     model: str | None
     idempotency_key: str
@@ -90,6 +91,7 @@ class _Client:
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = 2,
         trusted_keys: Mapping[str, Mapping[str, str]] | None = None,
+        trusted_router: Mapping[str, str] | None = None,
         allow_plain_http: bool = False,
     ) -> None:
         """Nothing is sent before the first question.
@@ -101,10 +103,14 @@ class _Client:
             retries: how often a call that failed on the way is repeated. A question is charged once all the same.
             trusted_keys: public identities by node id to check receipts with. Without them the router's own list is
                 used: that shows that a receipt is whole and the listed node's, not that the list is right.
+            trusted_router: the router's public identity, for what several hospitals answered together. Where either of
+                the two is given, no key is taken from the router.
             allow_plain_http: lets token and question travel unencrypted to another machine.
         """
         self._endpoint = _endpoint(router_endpoint, allow_plain_http)
-        self._session = Session(user_id=user_id, department=department, trusted_keys=trusted_keys)
+        self._session = Session(
+            user_id=user_id, department=department, trusted_keys=trusted_keys, trusted_router=trusted_router
+        )
         self._http_options: dict[str, Any] = {
             "base_url": self._endpoint,
             "headers": {"Authorization": f"Bearer {_token(token)}", "User-Agent": "fdrouter-sdk"},
@@ -193,8 +199,8 @@ class PrivateInferenceClient(_Client):
                 which and why). Records are never read unless they are asked for.
             stream: gives an iterator of text instead; its ``response`` is there at the end.
             options: ``epsilon``, ``delta``, ``hospitals``, ``patient``, ``purpose``, ``contexts``, ``max_tokens``,
-                ``options``, ``picks``, ``threshold``, ``model``, ``idempotency_key``, ``audit_trail`` (True: the
-                receipt is checked).
+                ``options``, ``picks``, ``threshold``, ``across`` (True: several hospitals answer a count, a choice or a
+                text together), ``model``, ``idempotency_key``, ``audit_trail`` (True: the receipt is checked).
                 ``require_consensus`` is refused: one node answers a request in this version.
 
         Raises:

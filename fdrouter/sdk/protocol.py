@@ -61,6 +61,7 @@ class Question:
     options: Sequence[str] = ()
     picks: int | None = None
     threshold: int | None = None
+    across: bool = False
     max_tokens: int | None = None
     model: str | None = None
     idempotency_key: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -70,14 +71,27 @@ class Question:
 
 @dataclass(slots=True)
 class Session:
-    """What a client knows of its router: who it is there, which model answers, and the nodes' keys."""
+    """What a client knows of its router: who it is there, which model answers, and the keys of nodes and router."""
 
     user_id: str | None = None
     department: str | None = None
     trusted_keys: Mapping[str, Mapping[str, str]] | None = None
+    trusted_router: Mapping[str, str] | None = None
     me: dict[str, Any] | None = None
     model: str | None = None
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    router: Mapping[str, str] | None = None
+
+    def proves(self, response: Response) -> bool:
+        """Whether the response's receipt is genuine by the keys that the caller trusts, or else by those known."""
+        if self.trusted_keys is not None or self.trusted_router is not None:
+            return answers.is_genuine(response, self.trusted_keys or {}, self.trusted_router)
+        return answers.is_genuine(response, self.keys, self.router)
+
+    @property
+    def learns(self) -> bool:
+        """Whether keys may come from the router."""
+        return self.trusted_keys is None and self.trusted_router is None
 
 
 def body_of(session: Session, question: Question) -> Steps[dict[str, Any]]:
@@ -103,6 +117,7 @@ def body_of(session: Session, question: Question) -> Steps[dict[str, Any]]:
         "options": list(question.options),
         "picks": question.picks,
         "threshold": question.threshold,
+        "across": question.across or None,
         "idempotency_key": question.idempotency_key,
     }
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": question.prompt}]}
@@ -182,6 +197,7 @@ def _quote(question: Question, epsilon: float | None) -> Call:
         "options": list(question.options) or None,
         "picks": question.picks,
         "threshold": question.threshold,
+        "across": question.across or None,
         "max_tokens": question.max_tokens,
     }
     return Call("POST", "/api/quote", {name: value for name, value in asked.items() if value is not None})
@@ -201,11 +217,13 @@ def response_of(session: Session, question: Question, document: Mapping[str, Any
         raise RouterError("The router's answer could not be read.") from None
     if not question.audit_trail or response.receipt is None:
         return response
-    if not answers.is_genuine(response, session.trusted_keys or session.keys) and session.trusted_keys is None:
+    if not session.proves(response) and session.learns:
         nodes = yield Call("GET", "/api/nodes")  # a node may have new keys since
         session.keys = {node["id"]: node["public_keys"] for node in nodes}
-    if not answers.is_genuine(response, session.trusted_keys or session.keys):
-        raise ReceiptInvalid("The receipt is not the node's, or speaks of another answer.", response)
+        if "shares" in response.receipt:
+            session.router = (yield Call("GET", "/api/router"))["public_keys"]
+    if not session.proves(response):
+        raise ReceiptInvalid("The receipt is not of who answered, or speaks of another answer.", response)
     return replace(response, receipt_verified=True)
 
 

@@ -60,6 +60,7 @@ class QuoteInput(serializers.Serializer[Any]):
     options = serializers.ListField(child=serializers.CharField(max_length=80), required=False, max_length=12)
     picks = serializers.IntegerField(required=False, allow_null=True)
     threshold = serializers.IntegerField(required=False, allow_null=True)
+    across = serializers.BooleanField(required=False, allow_null=True, help_text="Several hospitals together.")
 
 
 class RefusalOutput(serializers.Serializer[Any]):
@@ -88,6 +89,12 @@ class QuoteOutput(serializers.Serializer[Any]):
     block_left = serializers.DictField(child=serializers.FloatField())
     block_share = serializers.DictField(
         child=serializers.FloatField(), help_text="Part of each hospital's whole block that this would reserve, 0 to 1."
+    )
+    hospitals = serializers.ListField(
+        child=serializers.CharField(), help_text="Who would answer together; each of them pays. Empty for one alone."
+    )
+    band = serializers.IntegerField(
+        allow_null=True, help_text="How far each number may be from the true one, with 95 % confidence."
     )
     refusal = RefusalOutput(allow_null=True)
 
@@ -156,7 +163,8 @@ class Quote(APIView):
         found = quotes.quote(principal_of(request), **asked.validated_data)
         names = ("kind", "claim", "seconds", "epsilon", "delta", "push", "contexts", "max_tokens", "user_left")
         data: dict[str, Any] = {
-            name: getattr(found, name) for name in (*names, "department_left", "block_left", "block_share")
+            name: getattr(found, name)
+            for name in (*names, "department_left", "block_left", "block_share", "hospitals", "band")
         }
         data |= {"refusal": _refusal(found.refusal), "chosen": found.chosen and found.chosen._asdict()}
         return Response(QuoteOutput(data).data)
@@ -230,6 +238,22 @@ class GrantDecision(APIView):
         decided.is_valid(raise_exception=True)
         row = grants.decide(principal_of(request), grant_id, approve=decided.validated_data["approve"])
         return Response(_grant(row))
+
+
+class RouterOutput(serializers.Serializer[Any]):
+    public_keys = serializers.DictField(
+        child=serializers.CharField(),
+        help_text="What receipts over several hospitals are checked with; as those of nodes.",
+    )
+
+
+class Router(APIView):
+    """This router's public identity."""
+
+    @extend_schema(responses=RouterOutput)
+    def get(self, request: Request) -> Response:
+        principal_of(request)
+        return Response(RouterOutput({"public_keys": selectors.router_keys()}).data)
 
 
 class Nodes(APIView):

@@ -11,6 +11,7 @@ urlpatterns = [
     path("budget", rest.Budget.as_view(), name="api-budget"),
     path("budget/grants", rest.Grants.as_view(), name="api-grants"),
     path("budget/grants/<uuid:grant_id>", rest.GrantDecision.as_view(), name="api-grant"),
+    path("router", rest.Router.as_view(), name="api-router"),
     path("nodes", rest.Nodes.as_view(), name="api-nodes"),
     path("inferences", rest.Inferences.as_view(), name="api-inferences"),
     path("inferences/<uuid:request_id>", rest.InferenceDetail.as_view(), name="api-inference"),

@@ -12,10 +12,13 @@ window.fdrouter = window.fdrouter || {};
   };
 
   class Answer {
-    constructor(root, troubles, forms) {
+    // `data` is what the page knows: troubles by code, forms (how records can be asked, in words that stand inside a
+    // sentence) and the hospitals' names by id.
+    constructor(root, data) {
       this.root = root;
-      this.troubles = troubles;
-      this.forms = forms; // how records can be asked, in words that stand inside a sentence
+      this.troubles = data.troubles;
+      this.forms = data.forms;
+      this.hospitals = data.hospitals;
       this.part = (name) => root.querySelector(`[data-${name}]`);
     }
 
@@ -68,6 +71,12 @@ window.fdrouter = window.fdrouter || {};
       this.part("node").hidden = false;
     }
 
+    // Who answered: one node, or several hospitals together.
+    who(message) {
+      const together = (message.privacy.hospitals || []).map((code) => this.hospitals[code] || code);
+      return message.node || (together.length ? { name: together.join(", ") } : null);
+    }
+
     moved(message) {
       this.node(message.node);
       this.say("Working", "live");
@@ -103,8 +112,9 @@ window.fdrouter = window.fdrouter || {};
       if (text.textContent !== message.answer) text.textContent = message.answer;
       text.classList.remove("is-partial");
       this.busy(false);
-      this.node(message.node);
-      this.say("Answered", "good");
+      this.node(this.who(message));
+      const withheld = message.finish_reason === "withheld";
+      this.say(withheld ? "Withheld" : "Answered", withheld ? "warn" : "good");
       const cut = message.finish_reason === "length" ? " The text was cut at its length limit." : "";
       const why = message.privacy.chosen ? ` ${message.privacy.chosen.why}` : "";
       this.part("basis").textContent = this.basis(message) + cut + why;
@@ -115,7 +125,9 @@ window.fdrouter = window.fdrouter || {};
     }
 
     basis(message) {
-      const at = message.node ? ` at ${message.node.name}` : "";
+      const who = this.who(message);
+      const at = who ? ` at ${who.name}` : "";
+      if (message.finish_reason === "withheld") return `Too few records agree${at}, so no numbers are told. The records pay for the check alone; your budget pays in full.`;
       if (this.kind === "chart") return `Based on the chosen patient's record${at}. Not anonymous: treat it like the chart.`;
       if (!this.kind.startsWith("cohort.")) return `Based on the model's public training${at}. No patient's record was opened.`;
       return `Based on what many patients' records have in common${at}, with noise that limits what any one patient can change.`;
@@ -170,6 +182,7 @@ window.fdrouter = window.fdrouter || {};
     // An offer of a refusal as a button, as federation/troubles.py makes it for pages; null where there is no control.
     step(offer) {
       if (offer.request_budget) return { label: "Ask for more budget", action: "link", href: "/budget" };
+      if ("across" in offer) return { label: offer.across ? "Ask hospitals together" : "Ask one hospital", action: "across", href: "/", value: offer.across ? "together" : "" };
       if (offer.hospitals) return { label: "Ask another hospital", action: "hospitals", href: "/", value: offer.hospitals.join(" ") };
       if (offer.kind === "general") return { label: "Ask the model without records", action: "kind", href: "/?kind=general", value: "general" };
       const cost = offer.epsilon ? ` ${offer.epsilon}` : "";

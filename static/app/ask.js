@@ -6,7 +6,7 @@
   if (!form) return;
   const { AskSocket, Answer } = window.fdrouter;
   const data = JSON.parse(document.getElementById("ask-data").textContent);
-  const answer = new Answer(document.getElementById("answer"), data.troubles, data.forms);
+  const answer = new Answer(document.getElementById("answer"), data);
   const prompt = form.elements.prompt;
   const send = document.getElementById("send");
   const quote = document.getElementById("quote");
@@ -32,6 +32,9 @@
   const options = () => form.elements.options.value.split("\n").map((line) => line.trim()).filter(Boolean);
   const words = () => `${prompt.value.trim()}\n${form.elements.options.value.trim()}`;
   const outdated = () => kind() === AUTO && quoted !== words();
+  const box = () => form.elements.across; // there only where enough hospitals are
+  const together = () => Boolean(box()) && box().closest("[data-together]").dataset.together.split(" ").includes(answering());
+  const across = () => overRecords() && together() && box().checked;
   const custom = () => form.querySelector("[data-custom-cost]"); // anew each time: the costs are replaced after an answer
 
   function epsilon() {
@@ -47,6 +50,10 @@
     return overRecords() ? [...form.querySelectorAll('input[name="hospitals"]:checked')].map((box) => box.value) : [];
   }
 
+  function threshold() {
+    return answering() === "cohort.choice" && !across() ? Number(form.elements.threshold.value) || null : null;
+  }
+
   function missing() {
     if (!prompt.value.trim()) return true;
     if (kind() === "cohort.choice" && options().length < 2) return true;
@@ -59,6 +66,9 @@
     prompt.placeholder = placeholders[tab()] || "";
     for (const part of form.querySelectorAll("[data-form]")) part.hidden = !part.dataset.form.split(" ").includes(kind());
     for (const part of form.querySelectorAll("[data-cost]")) part.hidden = part.dataset.cost !== answering();
+    if (box()) box().closest("[data-together]").hidden = !together();
+    form.querySelector("[data-one]").hidden = across();
+    form.querySelector("[data-threshold]").hidden = across();
     if (kind() === "cohort.choice") form.querySelector("[data-options]").open = true;
   }
 
@@ -104,6 +114,8 @@
       patient: kind() === "chart" ? form.elements.patient.value : "",
       epsilon: epsilon(),
       options: kind() === "cohort.choice" || kind() === AUTO ? options() : [],
+      threshold: threshold(),
+      across: across(),
       idempotency_key: crypto.randomUUID(),
     };
     current = { message, id: null };
@@ -134,6 +146,7 @@
       if (prompt.value.trim() === current.message.prompt) {
         prompt.value = ""; // it is in the history now
         form.elements.options.value = "";
+        form.elements.threshold.value = "";
       }
       sessionStorage.removeItem(DRAFT);
     },
@@ -201,6 +214,11 @@
     kind(value) {
       const radio = [...form.querySelectorAll('input[name="kind"]')].find((input) => input.value === value);
       if (radio) radio.click();
+      bringBack();
+    },
+    across(value) {
+      if (box()) box().checked = Boolean(value);
+      requote();
       bringBack();
     },
     form(value) {

@@ -405,6 +405,16 @@ def test_the_cheapest_kind_is_chosen_within_the_bound(
     assert (row.kind, row.epsilon_micro) == ("cohort.count", spent)
 
 
+@pytest.mark.parametrize("bound", [None, 2.0])
+def test_several_hospitals_are_asked_together_only_if_the_caller_says_so(
+    stack: Stack, ada: Person, bound: float | None
+) -> None:
+    """None with records is in this network, so the router refuses; that it was asked for shows in the refusal."""
+    with client_of(stack, ada) as client, pytest.raises(NodeUnavailable, match="At least three hospitals"):
+        client.query(COUNTING, bound, kind="cohort.count", across=True, model="steady")
+    assert stack.rows(ada) == []
+
+
 def test_a_spent_allowance_comes_with_offers_and_nothing_is_charged(stack: Stack, ada: Person) -> None:
     ada.exhaust("user_epsilon")
     with client_of(stack, ada) as client, pytest.raises(PrivacyBudgetExceeded) as refused:

@@ -28,6 +28,17 @@ def records(stack: Stack) -> Iterator[Node]:
 
 
 @pytest.fixture
+def network(records: Node) -> Iterator[None]:
+    """Two more such hospitals: three could answer together."""
+    others = ("alder", "birch")
+    Node.objects.filter(pk__in=others).delete()
+    for name in others:
+        rows.node(hospital(name, name.title()))
+    yield
+    Node.objects.filter(pk__in=others).update(active=False)
+
+
+@pytest.fixture
 def page(stack: Stack, ada: Person, records: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """The page of a signed-in clinician, at the tab for questions over records."""
     if (chromium := shutil.which("chromium")) is None:
@@ -103,3 +114,54 @@ def test_a_refusal_leads_to_what_can_be_paid(page: Page, ada: Person) -> None:
     expect(quote).to_contain_text("Privacy cost 0.3")
     expect(page.locator("#send")).to_be_enabled()
     expect(page.locator("#prompt")).to_have_value(COUNTING)
+
+
+def test_hospitals_are_asked_together_where_they_can_be(network: None, page: Page, stack: Stack, ada: Person) -> None:
+    quote, box = page.locator("#quote"), page.locator("label[for=across]")
+    expect(box).to_be_hidden()  # no question yet, so nothing is chosen
+    page.fill("#prompt", NAMING)
+    expect(quote.locator("[data-answering='cohort.keywords']")).to_be_visible()
+    expect(box).to_be_hidden()
+    page.fill("#prompt", COUNTING)
+    expect(box).to_be_visible()
+    box.click()
+    expect(quote).to_contain_text("Alder, Birch, Hillcrest answer together")
+    expect(page.locator("[data-one]")).to_be_hidden()
+    page.fill("#prompt", NAMING)
+    expect(quote.locator("[data-answering='cohort.keywords']")).not_to_contain_text("answer together")
+    page.fill("#prompt", COUNTING)
+    expect(quote).to_contain_text("answer together")
+    expect(page.locator("#send")).to_be_enabled()
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("[data-trouble-title]")).to_contain_text("No hospital can answer")
+    row = stack.ended(ada)
+    assert (row.parameters["mechanism"], row.hospitals) == ("count_across", ["alder", "birch", "hillcrest"])
+
+
+def test_too_few_chosen_hospitals_are_told_so(network: None, page: Page) -> None:
+    page.fill("#prompt", COUNTING)
+    page.locator("label[for=across]").click()
+    page.locator("label[for=hospital-alder]").click()
+    expect(page.locator("#quote")).to_contain_text("At least three hospitals must answer together")
+    expect(page.locator("#send")).to_be_disabled()
+
+
+def test_how_many_records_must_agree_is_sent_with_a_choice(
+    network: None, page: Page, stack: Stack, ada: Person
+) -> None:
+    quote = page.locator("#quote")
+    page.fill("#prompt", NAMING)
+    page.locator("label[for=form-cohort-choice]").click()
+    page.fill("#options", "dry cough\nrash")
+    page.fill("#threshold", "40")
+    page.locator("#threshold").blur()
+    expect(quote).to_contain_text("only if about 40 records agree")
+    page.locator("label[for=across]").click()
+    expect(page.locator("#threshold")).to_be_hidden()
+    expect(quote).not_to_contain_text("records agree")
+    page.locator("label[for=across]").click()
+    expect(quote).to_contain_text("only if about 40 records agree")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("[data-trouble-title]")).to_contain_text("No hospital can answer")
+    row = stack.ended(ada)
+    assert (row.parameters["mechanism"], row.parameters["threshold"]) == ("choice_confident", 40)

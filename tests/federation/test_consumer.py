@@ -130,6 +130,18 @@ def test_an_answer_comes_word_by_word_and_then_whole(stack: Stack, ada: Person) 
     assert (row.channel, row.purpose, row.idempotency_key) == ("web", "HQUALIMP", key)
 
 
+def test_several_hospitals_are_asked_together_only_on_request(stack: Stack, ada: Person) -> None:
+    with page(stack, ada) as ask:
+        ask.ask(kind="cohort.count", across=True)
+        error = ask.error("no_node")
+        assert "At least three hospitals" in error["message"] and error["charged"] is False
+        ask.ask(kind="cohort.count", across="yes")
+        ask.error("invalid_parameter")
+        ask.ask(kind="cohort.keywords", across=True)
+        ask.error("invalid_parameter")
+    assert stack.rows(ada) == []
+
+
 def test_a_cohort_question_says_its_cost_when_it_is_accepted(stack: Stack, ada: Person) -> None:
     """No node over records is in this network, so the request itself fails, free of charge."""
     with page(stack, ada) as ask:

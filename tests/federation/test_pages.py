@@ -23,6 +23,7 @@ from fdrouter.errors import QuotaSpent
 from fdrouter.problems import PageErrorMiddleware
 from federation.models import Inference, Kind
 from federation.templatetags import ui
+from privacy.dp.confident_plans import plan_confident_choice
 from privacy.dp.text_plan import plan_text
 from tests.accounts.people import department, hospital, in_care, person
 from tests.federation import rows
@@ -335,6 +336,49 @@ def test_the_receipt_can_be_kept_as_the_node_signed_it(client: Client) -> None:
     bare = rows.request(ada, "no receipt")
     assert client.get(f"/history/{bare.pk}/receipt.json").status_code == 404
     assert "receipt-json" in client.get(f"/history/{row.pk}/receipt").content.decode()
+
+
+def _part(code: str, spent: int) -> dict[str, Any]:
+    block = {"cap": 10**10, "epsilon_left": 4.5}
+    return {"body": {"node": code, "mechanism": {"nano_rdp_spent": spent}, "block": block}}
+
+
+def test_a_receipt_over_several_lists_what_each_hospitals_block_keeps(client: Client) -> None:
+    ada = person("ada")
+    for code in ("alder", "birch", "cedar"):
+        hospital(code, code.title())
+    body: dict[str, Any] = {"node": "coordinator", "hospitals": ["alder", "birch"], "left": {"cedar": 3}}
+    receipt = {"body": body, "digest": "ab" * 32, "receipts": [_part("alder", 10**8), _part("birch", 1)], "shares": []}
+    row = rows.request(ada, "Q", kind=Kind.COHORT_TEXT, epsilon=1.0, receipt=receipt)
+    html = page(client, ada, f"/history/{row.pk}")
+    assert "Alder, Birch, Cedar</span>" in html, "in the place of the node"
+    assert re.search(r"<dt>Alder</dt><dd>its block keeps 1 % of all it can ever pay; [^<]* costs 4.5</dd>", html)
+    assert "<dt>Birch</dt><dd>its block keeps 0.01 %" in html, "rounded up"
+    assert "<dt>Cedar</dt><dd>left after 3 tokens" in html
+    assert "the router signs over their receipts" in html and "Signed by the hospital's node" not in html
+    body["mechanism"] = {"repeat_of": "x"}
+    row = rows.request(ada, "Q", kind=Kind.COHORT_TEXT, epsilon=1.0, receipt=receipt)
+    assert page(client, ada, f"/history/{row.pk}").count("its block keeps nothing") == 2
+
+
+def test_a_choice_that_was_withheld_says_so(client: Client) -> None:
+    ada = person("ada")
+    mechanism = {"name": "choice_confident", "withheld": True, "parameters": {"threshold": 40}}
+    receipt = {"body": {"node": "northfield", "mechanism": mechanism}, "digest": "ab" * 32}
+    row = rows.request(ada, "Q", "Fewer than about 40.", kind=Kind.COHORT_CHOICE, epsilon=1.0, receipt=receipt)
+    html = page(client, ada, f"/history/{row.pk}")
+    assert "Withheld.</strong> Fewer than about 40 records agree" in html
+    assert "the records pay for the check alone" in html
+    assert "Withheld" not in page(client, ada, f"/history/{rows.request(ada, 'Q', receipt=rows.RECEIPT).pk}")
+
+
+def test_ask_again_keeps_how_many_records_must_agree(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    plan = plan_confident_choice(options=2, threshold=40, epsilon=1.0)
+    row = rows.request(ada, "Q", kind=Kind.COHORT_CHOICE, epsilon=1.0, parameters=plan.to_event())
+    assert re.search(r'name="threshold"[^>]* value="40"', page(client, ada, f"/?again={row.pk}"))
+    assert not re.search(r'name="threshold"[^>]* value=', page(client, ada, "/"))
 
 
 @pytest.mark.parametrize(

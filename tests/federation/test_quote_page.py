@@ -129,6 +129,20 @@ def test_a_refused_choice_offers_steps_that_the_page_can_take(client: Client) ->
     assert html.count('href="/budget"') == 1 and "Ask for more budget" in html
 
 
+def test_how_many_records_must_agree_is_part_of_the_preview(client: Client) -> None:
+    rows.node(hospital())
+    ada = person("ada")
+    asked = {"kind": "cohort.text", "prompt": "Which?", "options": "rash\ncough", "threshold": "40"}
+    for form in ("cohort", "cohort.choice"):
+        html = quote(client, ada, form=form, **asked)
+        assert "only if about 40 records agree" in html and "check of the largest vote" in html
+    assert "records agree" not in quote(client, ada, form="cohort.count", **asked), "belongs to a choice"
+    assert "records agree" not in quote(client, ada, form="cohort", **{**asked, "options": ""})
+    for wrong in ("0", "2.5", "-3", "many", "9" * 30, "٣"):
+        html = quote(client, ada, form="cohort.choice", **{**asked, "threshold": wrong})
+        assert 'data-refused="invalid_parameter"' in html, wrong
+
+
 def test_the_purpose_is_remembered(client: Client) -> None:
     ada = person("ada")
     quote(client, ada, kind="general", purpose="HQUALIMP")

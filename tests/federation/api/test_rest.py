@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from django.core.management import call_command
 from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts import principals
 from accounts.models import Membership, Role, User
@@ -20,14 +22,16 @@ from fdrouter.errors import BlockExhausted, QuotaSpent
 from federation import identity, selectors
 from federation.models import Inference, Kind
 from privacy import quotas
+from privacy.dp.across_plans import plan_count_across
 from privacy.dp.text_plan import plan_text
 from privacy.models import Scope
 from tests.accounts.people import department, hospital, person, principal
 from tests.federation import rows
+from tests.federation.keys import ring
 
 pytestmark = pytest.mark.django_db
 ANY_ID = uuid.uuid4()
-READABLE = ("me", "models", "budget", "nodes", "inferences", f"inferences/{ANY_ID}", "schema", "docs")
+READABLE = ("me", "models", "budget", "nodes", "router", "inferences", f"inferences/{ANY_ID}", "schema", "docs")
 
 
 def call(client: Client, user: User | None, method: str, path: str, body: Any = None) -> Any:
@@ -376,3 +380,27 @@ def test_a_quota_refusal_over_rest_has_the_header_too() -> None:
     unknown = exception_handler(QuotaSpent(scope="user"), {})
     assert "Retry-After" not in unknown.headers
     assert "Retry-After" not in exception_handler(BlockExhausted(retry_after=60), {}).headers
+
+
+# --- the router's identity ----------------------------------------------------------------------------------------
+def test_the_router_tells_its_public_identity_and_nothing_else(client: Client, settings: Settings) -> None:
+    settings.IDENTITY_DIR = ring().folder("coordinator")
+    told = call(client, person("ada"), "GET", "router").json()
+    assert set(told) == {"public_keys"}
+    assert identity.load_public(told["public_keys"]).key_id == ring().identity("coordinator").public.key_id
+    assert set(told["public_keys"]) == {"name", "mlkem768", "x25519", "ed25519", "mldsa65", "key_id"}
+
+
+def test_a_router_without_an_identity_has_none_to_tell(client: Client, settings: Settings, tmp_path: Path) -> None:
+    settings.IDENTITY_DIR = tmp_path
+    problem(call(client, person("ada"), "GET", "router"), 404, "not_found")
+
+
+def test_a_quote_of_several_hospitals_names_them_and_their_error(client: Client) -> None:
+    for name in ("alder", "birch", "cedar"):
+        rows.node(hospital(name, name.title()))
+    quote = call(client, person("ada"), "POST", "quote", {"kind": "cohort.count", "across": True}).json()
+    assert quote["hospitals"] == ["alder", "birch", "cedar"] and quote["delta"] == 1e-5
+    assert quote["band"] == plan_count_across(hospitals=3).band
+    alone = call(client, person("ben"), "POST", "quote", {"kind": "cohort.count"}).json()
+    assert (alone["hospitals"], alone["delta"]) == ([], 0.0) and alone["band"] > 0
