@@ -34,6 +34,7 @@ class Form:
 
 FORMS = (
     Form(AUTO, "Let fdrouter choose", "the cheapest way that can answer", "route"),
+    Form(Kind.COHORT_RELEASED, "What is published", "figures and notes, no cost", "books"),
     Form(Kind.COHORT_COUNT, "A number", "how many records match", "sum"),
     Form(Kind.COHORT_CHOICE, "One of my answers", "you name the answers, the records vote", "list-check"),
     Form(Kind.COHORT_KEYWORDS, "Keywords", "common words, then a sentence from them", "tags"),

@@ -12,7 +12,7 @@ from typing import Any
 from accounts.policy import PURPOSES
 from fdrouter.errors import InvalidParameter, PushTooSmall
 from federation import choosing
-from federation.choosing import Chosen
+from federation.choosing import Chosen, Published
 from federation.models import ACROSS, MECHANISMS, Kind
 from privacy.dp.accounting import check_delta
 from privacy.dp.across_plans import HOSPITALS, AcrossPlan, plan_choice_across, plan_count_across
@@ -83,8 +83,17 @@ class PrivacyOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, stream: bool, **sampling: Any) -> Ask:
-    """Checks everything and plans the privacy cost.
+def make(
+    *,
+    model: Any,
+    messages: Any,
+    privacy: PrivacyOptions,
+    channel: str,
+    stream: bool,
+    published: Sequence[Published] = (),
+    **sampling: Any,
+) -> Ask:
+    """Checks everything and plans the privacy cost. ``published`` is what an open kind may be answered from first.
 
     Raises:
         InvalidParameter: ``details['field']`` names the first bad value.
@@ -93,7 +102,7 @@ def make(*, model: Any, messages: Any, privacy: PrivacyOptions, channel: str, st
     if privacy.extra:
         raise InvalidParameter(f"Unknown privacy option: {sorted(privacy.extra)[0][:40]}.", field="privacy")
     checked = _messages(messages)
-    chosen = choose(privacy, question_of(checked))
+    chosen = choose(privacy, question_of(checked), published)
     privacy = settled(privacy, chosen)
     kind = _kind(privacy.kind)
     hospitals = _hospitals(privacy.hospitals)
@@ -172,19 +181,27 @@ def question_of(messages: Sequence[Mapping[str, str]]) -> str:
     return next(m["content"] for m in reversed(messages) if m["role"] == "user")
 
 
-def choose(privacy: PrivacyOptions, question: str) -> Chosen | None:
+def choose(privacy: PrivacyOptions, question: str, published: Sequence[Published] = ()) -> Chosen | None:
     """The kind for a request that leaves it open (``kind`` is ``cohort``); ``None`` where one was named."""
     if privacy.kind != choosing.AUTO:
         return None
     options = _options(privacy.options) if privacy.options else ()
     given = [name for name in ("picks", "contexts", "top_k", "threshold") if getattr(privacy, name) is not None]
-    return choosing.choose(question, options, given)
+    named = _hospitals(privacy.hospitals)
+    within = [one for one in published if not named or one.hospital in named]
+    return choosing.choose(question, options, given, within if not privacy.across else ())
 
 
 def settled(privacy: PrivacyOptions, chosen: Chosen | None) -> PrivacyOptions:
-    """The options as if the chosen kind had been named. A count spends no delta, so any bound on it is kept."""
+    """The options as if the chosen kind had been named. A count spends no delta, so any bound on it is kept; what is
+    published costs nothing, so any cost is.
+    """
     if chosen is None:
         return privacy
+    if chosen.kind == Kind.COHORT_RELEASED:
+        for name in ("epsilon", "delta"):
+            _number(f"privacy.{name}", getattr(privacy, name), 0.0, math.inf, 0.0)
+        privacy = replace(privacy, epsilon=None, delta=None)
     if chosen.kind == Kind.COHORT_COUNT and privacy.delta is not None:
         check_delta(_number("privacy.delta", privacy.delta, -math.inf, math.inf, 0.0), high=MAX_DELTA)
         privacy = replace(privacy, delta=None)

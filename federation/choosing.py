@@ -1,8 +1,10 @@
 """Which mechanism answers a question over records, when its asker leaves that open: the cheapest one that can.
 
-Pure: a function of the question's words and of what the asker named beside it. It reads no record and knows no budget,
-so the choice tells nothing, and the same request is always chosen for alike (a repeat finds its stored release). It
-goes by fixed English words; what it does not recognise gets the mechanism that can answer anything, free text.
+Pure: a function of the question's words, of what the asker named beside it and of what hospitals have published. It
+reads no record and knows no budget, so the choice tells nothing, and while nothing new is published the same request is
+chosen for alike (a repeat finds its stored release). What is published about a word of the question is asked first: it
+was paid for once. Else it goes by fixed English words; what it does not recognise gets the mechanism that can answer
+anything, free text.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import NamedTuple
 #: The kind that a request names to have one chosen.
 AUTO = "cohort"
 COUNT, CHOICE, KEYWORDS, TEXT = "cohort.count", "cohort.choice", "cohort.keywords", "cohort.text"
+RELEASED = "cohort.released"
 
 #: Words that turn a question round. A match of words would count the opposite, so a node refuses such a count.
 NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
@@ -29,6 +32,10 @@ _COUNTING = re.compile(
     rf"|\bnumber of\s+(?:(?!{_MEASURES}\b)[\w-]+\s+){{0,3}}{_PEOPLE}\b"
     rf"|^\W*(?:please\s+|(?:can|could) you\s+)?count\s+(?:all\s+|the\s+|our\s+|up\s+)*{_PEOPLE}\b",
     re.IGNORECASE,
+)
+# As a node reads a question that asks what is published for a number.
+_FIGURES = re.compile(
+    r"\bhow many\b|\b(what|which) (is the )?(number|share|proportion)\b|^\s*(count|number of)\b", re.IGNORECASE
 )
 _SHARE = re.compile(r"\b(?:what|which)\s+(?:share|proportion|percentage|fraction|part)\b", re.IGNORECASE)
 # Between the question word and the noun only words that leave "which of them, by name?" as it is.
@@ -54,17 +61,31 @@ _TELLING = re.compile(
 
 class Chosen(NamedTuple):
     """The kind that answers, and the reason as a sentence for the asker. The reason repeats nothing of the question
-    but words of this module's own lists.
+    but words of this module's own lists and published words.
     """
 
     kind: str
     why: str
 
 
-def choose(question: str, options: Sequence[str] = (), given: Collection[str] = ()) -> Chosen:
+class Published(NamedTuple):
+    """What one hospital that is up has published: the words that have a figure, and the topics of synthetic notes."""
+
+    hospital: str
+    name: str
+    figures: frozenset[str] = frozenset()
+    notes: frozenset[str] = frozenset()
+
+
+def choose(
+    question: str, options: Sequence[str] = (), given: Collection[str] = (), published: Sequence[Published] = ()
+) -> Chosen:
     """The cheapest kind that can answer. ``given`` names the parameters that came with the question: ``picks`` means
-    keywords, ``threshold`` a choice, ``contexts`` and ``top_k`` mean text.
+    keywords, ``threshold`` a choice, ``contexts`` and ``top_k`` mean text, and with any of them nothing published is
+    meant. ``published`` is of the hospitals that may answer, those to be named first first.
     """
+    if not given and (released := _released(question, options, published)) is not None:
+        return released
     if options or "threshold" in given:
         return Chosen(CHOICE, "You named the answers to choose between, so each patient's record has one vote.")
     if "picks" in given:
@@ -87,3 +108,33 @@ def choose(question: str, options: Sequence[str] = (), given: Collection[str] = 
     if _SHARE.search(question):
         return Chosen(TEXT, "A share cannot be counted at once. Asking for its two numbers, one by one, costs less.")
     return Chosen(TEXT, "Nothing cheaper can answer this question: it asks for neither a number nor a list of words.")
+
+
+def _released(question: str, options: Sequence[str], published: Sequence[Published]) -> Chosen | None:
+    """Whether a hospital has published something about a word of the question, of the sort that it asks for.
+
+    Figures answer who asks for a number, for one of several answers or for names; synthetic notes answer the rest. The
+    hospital decides whether that answers it, and says so at no cost where it does not. Figures are matched by words
+    like counts, so a negation asks the records; and two words have no number together.
+    """
+    if options or _FIGURES.search(question):
+        sorts: tuple[str, ...] = ("figures",)
+    elif _NAMING.search(question) and not _TELLING.search(question):
+        sorts = ("figures", "notes")
+    else:
+        sorts = ("notes",)
+    if NEGATIONS.search(question):
+        return None
+    for one in published:
+        for sort in sorts:
+            named = [word for word in sorted(one.figures if sort == "figures" else one.notes) if _names(question, word)]
+            if len(named) == 1 or (named and sort == "notes"):
+                about = " and ".join(named[:2])
+                return Chosen(RELEASED, f"{one.name} has published {sort} about {about}: asking them costs nothing.")
+    return None
+
+
+def _names(question: str, topic: str) -> bool:
+    """Whether the topic stands in the question as whole words."""
+    words = r"\s+".join(map(re.escape, topic.split()))
+    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", question, re.IGNORECASE) is not None

@@ -15,6 +15,7 @@ from fdrouter.errors import DomainError, InvalidParameter
 from federation import asks, inference, offers, selectors
 from federation.admission import Credential
 from federation.asks import Ask, PrivacyOptions
+from federation.choosing import AUTO
 from federation.database import in_thread
 from federation.frames import Frame
 from federation.quotes import expected_seconds
@@ -78,12 +79,14 @@ class AskConsumer(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
             threshold=content.get("threshold"),
             across=content.get("across"),
         )
+        published = await in_thread(selectors.published)() if privacy.kind == AUTO else ()
         ask = await asks.make_aside(
             model=model,
             messages=[{"role": "user", "content": content.get("prompt")}],
             privacy=privacy,
             channel="web",
             stream=True,
+            published=published,
         )
         request_id = await inference.service().submit(Credential(user_id=self._user_id), ask)
         try:

@@ -32,7 +32,7 @@ from federation.asks import Ask
 from federation.batching import BATCH, Batcher, resolve
 from federation.database import Reconnecting, in_thread
 from federation.frames import Frame
-from federation.models import Inference
+from federation.models import Inference, Kind
 from federation.outcome import result_of
 from federation.states import TERMINAL, InferenceState
 
@@ -145,7 +145,7 @@ class InferenceService:
 
     async def _check_repeat(self, existing: uuid.UUID, prepared: Prepared) -> None:
         digest = await in_thread(_request_digest)(existing)
-        if digest != prepared.digest:
+        if digest != prepared.digest and not await in_thread(_chosen_otherwise)(existing, prepared.ask):
             raise IdempotencyConflict(id=str(existing))
 
     async def _flush(self, batch: list[tuple[Prepared, asyncio.Future[_Verdict]]]) -> None:
@@ -240,6 +240,21 @@ class InferenceService:
 
 def _request_digest(request_id: uuid.UUID) -> bytes:
     return bytes(Inference.objects.values_list("request_digest", flat=True).get(pk=request_id))
+
+
+def _chosen_otherwise(request_id: uuid.UUID, ask: Ask) -> bool:
+    """Whether both left their kind open and something was published, or could not be asked, between them.
+
+    A repeat of the same key must find its first answer then too. Their costs differ as their kinds do.
+    """
+    if not ask.chosen:
+        return False
+    row = Inference.objects.get(pk=request_id)
+    content = frames.decode_json(crypto.unseal("request", row.pk.bytes, bytes(row.request or b"")))
+    earlier = [content["messages"], content.get("options", []), row.hospitals, row.purpose, row.model]
+    now = [list(ask.messages), list(ask.options), list(ask.hospitals), ask.purpose, ask.model]
+    other = row.kind != ask.kind and Kind.COHORT_RELEASED in (row.kind, ask.kind)
+    return bool(content.get("chosen")) and other and earlier == now
 
 
 def _ended(ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, Frame, dict[str, Any]]]:

@@ -7,7 +7,7 @@ the question's own words. It reserves nothing, so what it names may have gone wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,15 @@ from uuid import UUID
 from accounts import principals
 from accounts.models import Hospital
 from accounts.principals import Principal
-from fdrouter.errors import BlockExhausted, DomainError, NotFound, PushTooSmall, QuotaSpent, Unauthenticated
+from fdrouter.errors import (
+    BlockExhausted,
+    DomainError,
+    NotFound,
+    NothingReleased,
+    PushTooSmall,
+    QuotaSpent,
+    Unauthenticated,
+)
 from federation import asks, choosing, selectors
 from federation.asks import PrivacyOptions
 from federation.models import MECHANISMS, Inference, Kind, Node, Transport
@@ -176,13 +184,13 @@ def extend(error: DomainError, principal: Principal, wish: Wish) -> DomainError:
 
     ``{"epsilon"}`` is the same question for less (a text of a set size with ``"max_tokens"`` where it must become
     shorter for that), ``{"kind", "epsilon"}`` a cheaper way to answer it, ``{"hospitals"}`` other records,
-    ``{"across"}`` several hospitals together or one alone,
-    ``{"kind": "cohort.released"}`` what is published (where something is: it may not be about this, but asking is
-    free), ``{"kind": "general"}`` no records, ``{"request_budget"}`` where to ask for more of a daily quota. A spent
-    quota also says when it refills: ``refills_at`` and, in whole seconds, ``retry_after``; not
-    where even a full quota would not pay. Other errors stay as they are.
+    ``{"across"}`` several hospitals together or one alone, ``{"kind": "cohort.released"}`` what is published (where
+    something is: it may not be about this, but asking is free), ``{"kind": "general"}`` no records,
+    ``{"request_budget"}`` where to ask for more of a daily quota. A spent quota also says when it refills:
+    ``refills_at`` and, in whole seconds, ``retry_after``; not where even a full quota would not pay. Where nothing
+    published answers, the first offer is the records themselves. Other errors stay as they are.
     """
-    if not isinstance(error, QuotaSpent | BlockExhausted):
+    if not isinstance(error, QuotaSpent | BlockExhausted | NothingReleased):
         return error
     gauges = balances(principal)
     found: list[dict[str, Any]] = []
@@ -209,17 +217,29 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
             usual = DEFAULT_EPSILON[MECHANISMS[other]]
             if (cost := _fitting(other, usual, wish, gauges, blocks)) is not None:
                 found.append({"kind": other.value, "epsilon": cost})
+    if isinstance(error, NothingReleased):
+        found += _paid(wish, gauges, blocks, allowed)
     if isinstance(error, BlockExhausted) and wish.hospitals and wish.plan is not None and not together:
         elsewhere = [block for block in blocks_of(nodes_of(())) if block.hospital not in wish.hospitals]
         if paying := sorted(block.hospital for block in elsewhere if block.pays(wish.plan)):
             found.append({"hospitals": paying})
-    if wish.kind.is_cohort and Kind.COHORT_RELEASED in allowed and any(node.status.get("releases") for node in nodes):
+    free = wish.kind.is_cohort and wish.kind != Kind.COHORT_RELEASED and Kind.COHORT_RELEASED in allowed
+    if free and any(node.status.get("releases") for node in nodes):
         found.append({"kind": Kind.COHORT_RELEASED.value})
     if wish.kind != Kind.GENERAL and Kind.GENERAL in allowed:
         found.append({"kind": Kind.GENERAL.value})
     if isinstance(error, QuotaSpent):
         found.append({"request_budget": BUDGET_PAGE})
     return found
+
+
+def _paid(
+    wish: Wish, gauges: Sequence[Gauge], blocks: Sequence[Block], allowed: Collection[Kind]
+) -> list[dict[str, Any]]:
+    """The records themselves, by the cheapest way that can answer what nothing published does."""
+    kind = Kind(choosing.choose(wish.question, wish.options).kind)
+    cost = _fitting(kind, DEFAULT_EPSILON[MECHANISMS[kind]], wish, gauges, blocks) if kind in allowed else None
+    return [{"kind": kind.value, "epsilon": cost}] if cost is not None else []
 
 
 def _together(error: DomainError, wish: Wish, gauges: Sequence[Gauge], blocks: Sequence[Block]) -> list[dict[str, Any]]:
@@ -315,7 +335,7 @@ def _refill(error: DomainError, wish: Wish, gauges: Sequence[Gauge]) -> dict[str
 
 def after_end(error: DomainError, request_id: UUID) -> DomainError:
     """:func:`extend` for a request that was admitted and then refused by a hospital."""
-    if not isinstance(error, BlockExhausted):
+    if not isinstance(error, BlockExhausted | NothingReleased):
         return error
     row = Inference.objects.filter(pk=request_id).first()
     if row is None:

@@ -161,10 +161,12 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
     tabs = [tab for tab in TABS if tab.kind in allowed]
     usable = [code for code in PURPOSES if any(code in codes for codes in allowed.values())]
     asked = again.row.kind if again else kind
-    wanted = Kind.COHORT_TEXT.value if asked in MECHANISMS else asked
+    wanted = Kind.COHORT_TEXT.value if asked in MECHANISMS or asked == Kind.COHORT_RELEASED else asked
     cost = again.epsilon if again else None  # the same cost as well: only then it is the same request, told again
     text_cost = cost if asked == Kind.COHORT_TEXT else None
     sources = selectors.sources(principal)
+    released = Kind.COHORT_RELEASED in allowed and bool(selectors.published())
+    forms = [form for form in FORMS if released or form.kind != Kind.COHORT_RELEASED]
     return Composer(
         tabs=tabs,
         kind=next((tab.kind for tab in tabs if tab.kind == wanted), tabs[0].kind if tabs else None),
@@ -176,7 +178,7 @@ def composer(principal: Principal, *, kind: str, purpose: str, again: selectors.
         across=bool(again and again.row.parameters.get("mechanism") in ACROSS.values()),
         threshold=again.row.parameters.get("threshold") if again else None,
         form=form_of(AUTO if again and again.why else asked),
-        forms=tuple(replace(form, wanted=cost) if form.kind == asked else form for form in FORMS),
+        forms=tuple(replace(form, wanted=cost) if form.kind == asked else form for form in forms),
         options="\n".join(again.options) if again else "",
         chosen_sources=list(again.row.hospitals) if again else [],
         purposes=[(code, PURPOSES[code]) for code in usable],

@@ -16,7 +16,7 @@ from fdrouter.errors import (
     PushTooSmall,
     QuotaSpent,
 )
-from federation import across, asks, choosing, offers
+from federation import across, asks, choosing, offers, selectors
 from federation.asks import PrivacyOptions
 from federation.choosing import Chosen
 from federation.models import Kind
@@ -165,7 +165,7 @@ def quote(
     asked = PrivacyOptions(kind=kind, options=options or None, hospitals=hospitals, **parameters)
     if kind == choosing.AUTO and not question.strip():
         raise InvalidParameter("The kind cohort is chosen by the question: give it.", field="question")
-    chosen = asks.choose(asked, question)
+    chosen = asks.choose(asked, question, selectors.published() if kind == choosing.AUTO else ())
     asked = asks.settled(asked, chosen)
     found = Kind(asked.kind)
     together = asks.is_across(found, asked.across)

@@ -22,6 +22,7 @@ from accounts.models import CareRelation, Role
 from accounts.principals import Principal
 from fdrouter import crypto
 from fdrouter.errors import NoNode, NotFound
+from federation.choosing import Published
 from federation.models import Inference, Kind, Node, Transport
 from federation.states import TERMINAL
 from privacy import quotas
@@ -30,6 +31,8 @@ from privacy.selectors import kept
 UP_SECONDS = 60
 SEARCHED_ROWS = 500
 PAGE_ROWS = 20
+MAX_PUBLISHED_WORDS = 500
+MAX_WORD = 80
 OUTCOMES = {
     "done": "Answered",
     "failed": "Failed",
@@ -145,6 +148,28 @@ def sources(principal: Principal) -> list[Source]:
         for node in nodes
     ]
     return sorted(found, key=lambda source: (source.code != principal.hospital, source.name))
+
+
+def published() -> list[Published]:
+    """What the hospitals that are up have published, by the releases that their nodes told of last."""
+    now = timezone.now()
+    nodes = Node.objects.filter(active=True, transport=Transport.SEALED).select_related("hospital")
+    found = []
+    for node in nodes.order_by("hospital__name", "pk"):
+        told = node.status.get("releases") if _up(node, now) else None
+        rows = [row for row in told if isinstance(row, dict)] if isinstance(told, list) else []
+        figures = _published_words(rows, "cards", "words")
+        notes = _published_words(rows, "corpus", "topics")
+        if figures or notes:
+            found.append(Published(node.hospital_id, node.hospital.name, figures, notes))
+    return found
+
+
+def _published_words(rows: list[dict[str, Any]], kind: str, key: str) -> frozenset[str]:
+    """The words of a node's releases of one kind; what is no word is left out, as a node may tell anything."""
+    lists = [row.get(key) for row in rows if row.get("kind") == kind]
+    words = [word for told in lists if isinstance(told, list) for word in told[:MAX_PUBLISHED_WORDS]]
+    return frozenset(word for word in words if isinstance(word, str) and 0 < len(word.strip()) <= MAX_WORD)
 
 
 @dataclass(frozen=True, slots=True)

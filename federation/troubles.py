@@ -55,7 +55,7 @@ TROUBLES: dict[str, Trouble] = {
     "policy_denied": Trouble("The access policy does not allow this", (Step("Change the purpose", "purpose", _HOME),)),
     "invalid_parameter": Trouble("Something in the request is not right", (_EDIT,)),
     "payload_too_large": Trouble("The question is too long", (_EDIT,)),
-    "nothing_released": Trouble("Nothing is published about this", (_EDIT,)),
+    "nothing_released": Trouble("Nothing that is published answers this", (_EDIT,)),
     "not_found": Trouble("This could not be found", (_EDIT,)),
     "no_node": Trouble("No hospital can answer right now", (_RETRY, _GENERAL)),
     "node_failed": Trouble("No answer came back", (_RETRY, _GENERAL)),

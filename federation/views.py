@@ -104,7 +104,14 @@ def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[st
     if asked == AUTO:
         if not question:
             return {"waiting": True}
-        chosen = asks.choose(PrivacyOptions(kind=AUTO, options=options), question)
+        left_open = PrivacyOptions(
+            kind=AUTO,
+            options=options,
+            hospitals=request.POST.getlist("hospitals"),
+            threshold=_threshold(request) if options else None,
+            across=bool(request.POST.get("across")) or None,
+        )
+        chosen = asks.choose(left_open, question, selectors.published())
         answering = Kind(chosen.kind) if chosen else Kind.COHORT_TEXT
     else:
         answering = Kind(asked)
@@ -113,7 +120,7 @@ def _quoted(request: HttpRequest, principal: Principal, purpose: str) -> dict[st
         principal,
         kind=asked,
         question=question,
-        options=options if answering == Kind.COHORT_CHOICE else (),
+        options=options if answering == Kind.COHORT_CHOICE or asked == AUTO else (),
         epsilon=_epsilon(request, answering) if answering.is_cohort else None,
         hospitals=request.POST.getlist("hospitals"),
         threshold=_threshold(request) if answering == Kind.COHORT_CHOICE and not across else None,

@@ -7,10 +7,11 @@ For each number of private rows the arms take turns, with the same ordinary traf
 3. the group again (its public beginning is in the prefix cache): time to the first token, and decoding speed;
 4. the plain rows again (all of their prompts are in the cache): decoding speed, while every row decodes.
 
-Printed are medians over the repetitions, and for decoding the median of the ratios of neighbouring turns: what slows
-the machine for a while slows both. Beside it stands the ratio of the typical (median) steps of all turns, which shows
-what a step costs where other work interrupts some of them. On a machine that is not quiet neither says much. Nothing
-here is a test: it ends with 0 once measured, and the last line ends with the smallest ratio.
+Printed are medians over the repetitions, and for decoding the ratio of all tokens per second of all turns together:
+one turn is a few seconds, and which steps the ordinary requests' prompts fall into differs from turn to turn by more
+than what is measured (the lowest and the highest ratio of two neighbouring turns stand beside it, and the ratio of the
+typical, median, steps). On a machine that is not quiet none says much. Nothing here is a test: it ends with 0 once
+measured, and the last line ends with the smallest ratio.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Size:
 
     @property
     def ratio(self) -> float:
-        return median(self.ratios)
+        """The seconds of all the plain batch's steps over those of the group's: both turns have as many."""
+        plain, group = (sum(sum(turn.steps) for turn in turns) for turns in (self.warm_plain, self.warm_group))
+        return plain / group
 
     @property
     def typical(self) -> float:
@@ -99,6 +102,12 @@ async def compare(url: str, model: Path, repetitions: int, tokens: int) -> list[
     return sizes
 
 
+def _pace(turns: list[Timing]) -> float:
+    """Tokens per second of one row over all turns together."""
+    steps = [second for turn in turns for second in turn.steps]
+    return len(steps) / sum(steps)
+
+
 def show(sizes: list[Size], tokens: int, console: Console) -> float:
     """Prints the tables; the smallest ratio."""
     speed = Table("rows", "group tokens/s", "plain tokens/s", "ratio", "lowest", "highest", "by typical step")
@@ -106,7 +115,7 @@ def show(sizes: list[Size], tokens: int, console: Console) -> float:
     waits = Table("rows", "first, cold", "first, warm", "whole, cold", "plain: first", "plain: whole", title="Seconds")
     for size in sizes:
         rows, name = size.contexts + 1, f"{size.contexts} + 1"
-        paces = (rows * median(t.pace for t in turns) for turns in (size.warm_group, size.warm_plain))
+        paces = (rows * _pace(turns) for turns in (size.warm_group, size.warm_plain))
         ratios = (size.ratio, min(size.ratios), max(size.ratios), size.typical)
         speed.add_row(name, *(f"{pace:.1f}" for pace in paces), *(f"{ratio:.2f}" for ratio in ratios))
         seconds = (
@@ -125,7 +134,7 @@ def show(sizes: list[Size], tokens: int, console: Console) -> float:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--repetitions", type=int, default=5)
-    options.add_argument("--tokens", type=int, default=32, help="of every answer")
+    options.add_argument("--tokens", type=int, default=96, help="of every answer")
     chosen = options.parse_args()
     model = prepare_model(os.environ.get("FDROUTER_MODEL_DIR") or MODEL)
     with tempfile.TemporaryDirectory(prefix="fdrouter-bench-") as folder, engine(model, Path(folder, "log")) as url:

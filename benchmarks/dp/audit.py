@@ -28,13 +28,14 @@ from rich.table import Table
 
 from benchmarks.dp import checks, mutants, renyi
 from privacy.dp import accounting, decoding
-from privacy.dp.across_plans import plan_count_across
+from privacy.dp.across_plans import plan_choice_across, plan_count_across
+from privacy.dp.across_text import plan_text_across
 from privacy.dp.cohort_plans import plan_choice, plan_count, plan_keywords
 from privacy.dp.confident_plans import plan_confident_choice
 from privacy.dp.decoding import TokenMechanism
 from privacy.dp.mechanisms import NoisyHistogram, Selection
 from privacy.dp.release_plans import Card, plan_cards
-from privacy.dp.text_plan import plan_text
+from privacy.dp.text_plan import TextPlan, plan_text
 
 CONFIDENCE = 1 - 1e-6  # a claim that is tight is refuted by mistake once in some 100,000 runs
 ORDERS = (1.01, 1.5, 2.0, 4.0, 8.0, 16.0)
@@ -125,8 +126,31 @@ def keywords(noise: float) -> Case:
     return Case("keywords", plan.epsilon, plan.delta, draw)
 
 
+def chosen_together(noise: float) -> Case:
+    """A choice of three hospitals of which one, with its noise, is the attacker's: one vote changes its answer."""
+    plan = plan_choice_across(options=2, hospitals=3, epsilon=1.0)
+    mechanism = NoisyHistogram("discrete_gaussian", plan.sigma * noise, "swap")
+
+    def draw(other: bool, n: int) -> np.ndarray:
+        votes = [([50 + other, 50 - other], [30, 30])[first] for first in (False, True)]
+        honest = [np.array(mechanism.release(histogram * n)).reshape(n, 2) for histogram in votes]
+        total = np.sum(honest, axis=0)
+        difference: np.ndarray = total[:, 0] - total[:, 1]
+        return difference
+
+    return Case("choice, 3 hospitals", plan.epsilon, plan.delta, draw)
+
+
 def text(noise: float) -> Case:
-    plan = plan_text(epsilon=3.0)
+    return _written("text", plan_text(epsilon=3.0), noise)
+
+
+def text_together(noise: float) -> Case:
+    """A text of two hospitals: the sum of their whole numbers is one hospital's, so one patient moves it as far."""
+    return _written("text, 2 hospitals", plan_text_across(hospitals=2, epsilon=3.0), noise)
+
+
+def _written(name: str, plan: TextPlan, noise: float) -> Case:
     reach = plan.sensitivity_units
     mechanism = TokenMechanism(plan.clip, plan.tau, plan.contexts, plan.top_k, reach, plan.rho_per_token)
     maximum = decoding._noisy_max(mechanism.scale * noise)
@@ -136,7 +160,7 @@ def text(noise: float) -> Case:
         scores = [part, -part] if other else [-part, part]
         return np.array([sum(maximum(scores) == 0 for _ in range(plan.max_tokens)) for _ in range(n)])
 
-    return Case(f"text, {plan.max_tokens} tokens", plan.epsilon, plan.delta, draw)
+    return Case(f"{name}, {plan.max_tokens} tokens", plan.epsilon, plan.delta, draw)
 
 
 def bounds(hits: int, draws: int) -> tuple[float, float]:
@@ -183,9 +207,11 @@ CASES: tuple[tuple[Maker, int], ...] = (
     (choice, 99_000),
     (checked_choice, 99_000),
     (together, 99_000),
+    (chosen_together, 49_000),
     (cards, 16_000),
     (keywords, 20_000),
     (text, 3_000),
+    (text_together, 3_000),
 )
 
 

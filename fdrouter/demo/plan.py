@@ -21,6 +21,8 @@ UNCHANGED = "unchanged"
 STAMPS = "stamps"
 READY_SECONDS = 60.0
 COMPLETE = "complete.json"
+TESTS_BLOCK = ("--epsilon", "100")
+"""Small records are the tests', all of whom spend from the same blocks: what is in their order must not matter."""
 SEED_SOURCES = (
     PROJECT / "federation" / "demo_network.py",
     PROJECT / "federation" / "identity.py",
@@ -194,7 +196,7 @@ class Plan:
         name, env = f"migrate-{node.id}", self._stack.node_environment(node)
         jobs = [
             self._manage(name, env, ["migrate", "--noinput"]),
-            self._manage(f"block-{node.id}", env, ["blocks", "open"]),
+            self._manage(f"block-{node.id}", env, ["blocks", "open", *(TESTS_BLOCK if self._layout.small else ())]),
         ]
         return self._once(name, mark, tell, jobs)
 

@@ -81,6 +81,7 @@ class Session:
     model: str | None = None
     keys: dict[str, Mapping[str, str]] = field(default_factory=dict)
     router: Mapping[str, str] | None = None
+    quoted: dict[str, dict[str, str]] = field(default_factory=dict)  # why, by key, where a quote settled the kind
 
     def proves(self, response: Response) -> bool:
         """Whether the response's receipt is genuine by the keys that the caller trusts, or else by those known."""
@@ -102,14 +103,14 @@ def body_of(session: Session, question: Question) -> Steps[dict[str, Any]]:
     """
     _check(question)
     yield from _introduce(session)
-    epsilon = yield from _affordable(question)
+    kind, epsilon = yield from _affordable(session, question)
     model = question.model
     if model is None:
         model = session.model = session.model or (yield from _model())
     privacy = {
-        "kind": question.kind,
+        "kind": kind,
         "epsilon": epsilon,
-        "delta": question.delta,
+        "delta": question.delta if kind == question.kind else None,
         "hospitals": list(question.hospitals),
         "patient": question.patient,
         "purpose": question.purpose,
@@ -160,25 +161,30 @@ def _model() -> Steps[str]:
     return str(found[0]["id"])
 
 
-def _affordable(question: Question) -> Steps[float | None]:
-    """The epsilon to send: the one asked for, else the router's usual one, else the bound if that is enough."""
+def _affordable(session: Session, question: Question) -> Steps[tuple[str, float | None]]:
+    """The kind and the epsilon to send: the one asked for, else the router's usual one, else the bound if that is
+    enough. What is quoted as published is asked for by name: nothing that costs may take its place within a bound.
+    """
     bound, epsilon = question.bound, question.epsilon
     charged = question.kind == AUTO or (question.kind.startswith(COHORT) and question.kind != RELEASED)
     if bound is None or not charged:
-        return epsilon
+        return question.kind, epsilon
     if epsilon is not None:
         if epsilon > bound:
             raise _over(question, f"Epsilon {epsilon:g} is more than the bound of {bound:g}.", [])
-        return epsilon
+        return question.kind, epsilon
     usual = yield _quote(question, None)
+    if usual["kind"] == RELEASED:
+        session.quoted[question.idempotency_key] = usual["chosen"]
+        return RELEASED, None
     if 0 < usual["epsilon"] <= bound:
-        return float(usual["epsilon"])
+        return question.kind, float(usual["epsilon"])
     if bound == 0:
         raise _over(question, "An answer from records costs privacy: a bound of 0 pays for kind general only.", [])
     refusal = (yield _quote(question, bound))["refusal"]
     if refusal and refusal["code"] == "push_too_small":
         raise _over(question, refusal["message"], refusal["details"].get("try", []))
-    return bound
+    return question.kind, bound
 
 
 def _over(question: Question, message: str, suggestions: list[dict[str, Any]]) -> PrivacyBudgetExceeded:
@@ -215,6 +221,8 @@ def response_of(session: Session, question: Question, document: Mapping[str, Any
         response = answers.make(text, document, choice["finish_reason"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RouterError("The router's answer could not be read.") from None
+    if (chosen := session.quoted.pop(question.idempotency_key, None)) is not None:
+        response = replace(response, chosen=chosen)
     if not question.audit_trail or response.receipt is None:
         return response
     if not session.proves(response) and session.learns:

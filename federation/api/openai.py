@@ -19,6 +19,7 @@ from fdrouter.errors import DomainError, InvalidParameter, NotFound, Unauthentic
 from federation import asks, inference, offers, selectors
 from federation.admission import Credential, load_actor
 from federation.asks import Ask, PrivacyOptions
+from federation.choosing import AUTO
 from federation.database import in_thread
 from federation.frames import Frame
 
@@ -96,10 +97,13 @@ async def parse(request: HttpRequest, data: bytes) -> Ask:
         raise InvalidParameter("The body is not a valid chat completion request.", field="body") from None
     if body.n not in (None, 1):
         raise InvalidParameter("Only one answer a request is given: n must be 1.", field="n")
+    privacy = _privacy(request, body)
+    published = await in_thread(selectors.published)() if privacy.kind == AUTO else ()
     return await asks.make_aside(
         model=body.model,
         messages=body.messages,
-        privacy=_privacy(request, body),
+        privacy=privacy,
+        published=published,
         channel="api",
         stream=body.stream,
         max_tokens=body.max_tokens if body.max_tokens is not None else body.max_completion_tokens,

@@ -9,6 +9,7 @@ window.fdrouter = window.fdrouter || {};
   const STOP_COSTS = {
     chart: "Stopping costs nothing. The look at the record stays recorded.",
     general: "Stopping costs nothing.",
+    "cohort.released": "Stopping costs nothing.",
   };
 
   class Answer {
@@ -130,7 +131,17 @@ window.fdrouter = window.fdrouter || {};
       if (message.finish_reason === "withheld") return `Too few records agree${at}, so no numbers are told. The records pay for the check alone; your budget pays in full.`;
       if (this.kind === "chart") return `Based on the chosen patient's record${at}. Not anonymous: treat it like the chart.`;
       if (!this.kind.startsWith("cohort.")) return `Based on the model's public training${at}. No patient's record was opened.`;
+      if (this.kind === "cohort.released") return `Made from ${this.published(message.privacy)}${at}. No record was read for it, and it costs nothing more.`;
       return `Based on what many patients' records have in common${at}, with noise that limits what any one patient can change.`;
+    }
+
+    // What a free answer is made from, as its receipt says.
+    published(privacy) {
+      const { notes = 0, cards = [] } = ((privacy.receipt || {}).body || {}).released || {};
+      const parts = [];
+      if (notes) parts.push(`${notes} synthetic note${notes === 1 ? "" : "s"}`);
+      if (cards.length) parts.push(`published figures (${cards.join(", ")})`);
+      return parts.join(" and ") || "what is published";
     }
 
     facts(privacy) {

@@ -223,7 +223,9 @@
     },
     form(value) {
       const [name, cost] = value.split(" ");
-      document.getElementById(`form-${name.replace(".", "-")}`).click();
+      const chip = document.getElementById(`form-${name.replace(".", "-")}`);
+      if (box() && name !== kind()) box().checked = false; // it belongs to the first way
+      if (chip) chip.click();
       if (cost) steps.epsilon(cost);
       else bringBack();
     },

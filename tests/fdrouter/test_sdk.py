@@ -33,7 +33,9 @@ from fdrouter.sdk import (
     answers,
     errors,
 )
+from tests.accounts import people
 from tests.fdrouter.proxy import BreakingProxy
+from tests.federation import rows
 from tests.federation.api.backend import ANSWER, WORDS
 from tests.federation.api.stack import Person, Stack
 
@@ -403,6 +405,20 @@ def test_the_cheapest_kind_is_chosen_within_the_bound(
         client.query(COUNTING, bound, kind="cohort", model="steady")
     (row,) = stack.rows(ada)
     assert (row.kind, row.epsilon_micro) == ("cohort.count", spent)
+
+
+@pytest.mark.parametrize("bound", [None, 0.0, 2.0])
+def test_what_is_published_is_asked_at_no_cost_within_any_bound(stack: Stack, ada: Person, bound: float | None) -> None:
+    node = rows.node(people.hospital("lakeside", "Lakeside"))
+    node.status["releases"] = [{"kind": "cards", "words": ["velorapine"]}]
+    node.save()
+    try:
+        with client_of(stack, ada) as client, pytest.raises(NodeUnavailable):
+            client.query("How many patients take velorapine?", bound, kind="cohort", model="steady")
+    finally:
+        node.delete()
+    (row,) = stack.rows(ada)
+    assert (row.kind, row.epsilon_micro) == ("cohort.released", 0)
 
 
 @pytest.mark.parametrize("bound", [None, 2.0])

@@ -84,6 +84,29 @@ def test_the_choice_follows_the_words_and_can_be_overridden(page: Page) -> None:
     expect(quote.locator("[data-answering='cohort.choice']")).to_contain_text("Privacy cost 1")
 
 
+def test_what_is_published_comes_first_and_its_cost_is_none(
+    records: Node, page: Page, stack: Stack, ada: Person
+) -> None:
+    quote, send = page.locator("#quote"), page.locator("#send")
+    expect(page.locator("label[for=form-cohort-released]")).to_have_count(0)
+    records.status["releases"] = [{"kind": "cards", "words": ["velorapine"]}]
+    records.save()
+    page.reload()
+    page.locator("label[for=kind-cohort-text]").click()
+    page.fill("#prompt", "How many patients take velorapine?")
+    expect(quote.locator("[data-answering='cohort.released']")).to_contain_text("No privacy cost")
+    expect(quote).to_contain_text("Hillcrest has published figures about velorapine")
+    page.locator("label[for=form-cohort-count]").click()
+    expect(quote).to_contain_text("Privacy cost 0.3")
+    page.locator("label[for=form-cohort-released]").click()
+    expect(quote).to_contain_text("No privacy cost")
+    expect(send).to_be_enabled()
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("[data-trouble-title]")).to_contain_text("No hospital can answer")
+    row = stack.ended(ada)
+    assert (row.kind, row.epsilon_micro) == ("cohort.released", 0)
+
+
 def test_what_is_sent_is_what_was_shown(page: Page, stack: Stack, ada: Person) -> None:
     page.fill("#prompt", COUNTING)
     expect(page.locator("#send")).to_be_enabled()

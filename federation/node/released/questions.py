@@ -9,7 +9,9 @@ from typing import Any
 from federation.node import phrases
 from federation.node.released.shelf import Shelf, standing_in
 
-_COUNTS = re.compile(r"\bhow many\b|\b(what|which) (number|share|proportion)\b|^\s*(count|number of)\b", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"\bhow many\b|\b(what|which) (is the )?(number|share|proportion)\b|^\s*(count|number of)\b", re.IGNORECASE
+)
 #: Words that turn a question round: figures and notes are matched by words and would tell the opposite.
 _NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n't|\w+n't)\b", re.IGNORECASE)
 #: How people name what a card's cell is called by its code.

@@ -138,6 +138,12 @@ def listing() -> list[dict[str, Any]]:
     return [_told(release) for release in rows]
 
 
+def _countable(release: Release) -> list[str]:
+    """The words that have a figure of their own: an effect has one beside a treatment only."""
+    tables = release.cards.filter(name__in=("conditions", "treatments")).order_by("name")
+    return list(dict.fromkeys(label[0] for table in tables for label in table.labels))
+
+
 def _told(release: Release) -> dict[str, Any]:
     told = {
         "id": str(release.pk),
@@ -152,6 +158,6 @@ def _told(release: Release) -> dict[str, Any]:
     if release.kind == ReleaseKind.CARDS:
         plan = publish.plan_of(release)
         cards = [{"name": name, "cells": cells} for name, cells, _ in plan.parameters["cards"]]
-        return told | {"cards": cards, "band": plan.parameters["band"], "notes": 0}
+        return told | {"cards": cards, "band": plan.parameters["band"], "notes": 0, "words": _countable(release)}
     done = list(release.notes.filter(state=NoteState.DONE).order_by("topic").values_list("topic", flat=True))
     return told | {"topics": list(dict.fromkeys(done)), "cards": [], "notes": len(done)}

@@ -15,6 +15,8 @@ from compliance.models import Event
 from fdrouter import api, errors
 from privacy import quotas
 from privacy.models import Reservation, Scope, Unit
+from tests.accounts import people
+from tests.federation import rows
 from tests.federation.api.stack import Person, Stack, until
 
 MESSAGES = [{"role": "user", "content": "How?"}]
@@ -167,6 +169,32 @@ def test_the_same_key_may_name_the_kind_the_second_time(stack: Stack, ada: Perso
     other = [{"role": "user", "content": "Why do they cough?"}]
     again = stack.ask(ada, privacy={"kind": "cohort", "idempotency_key": "once"}, messages=other)
     error_of(again, 409, "idempotency_conflict")
+
+
+def test_the_same_key_finds_its_first_answer_when_something_was_published_between(stack: Stack, ada: Person) -> None:
+    messages = [{"role": "user", "content": "How many patients on velorapine coughed?"}]
+    privacy = {"kind": "cohort", "idempotency_key": "before"}
+    first = error_of(stack.ask(ada, privacy=privacy, messages=messages), 503, "no_node")
+    at = people.hospital("lakeside", "Lakeside")
+    node = rows.node(at)
+    node.status["releases"] = [{"kind": "cards", "words": ["velorapine"]}]
+    node.save()
+    try:
+        again = error_of(stack.ask(ada, privacy=privacy, messages=messages), 503, "no_node")
+        assert again["details"]["id"] == first["details"]["id"]
+        (row,) = stack.rows(ada)
+        assert row.kind == "cohort.count"
+        other = [{"role": "user", "content": "How many patients on velorapine had a rash?"}]
+        error_of(stack.ask(ada, privacy=privacy, messages=other), 409, "idempotency_conflict")
+        error_of(
+            stack.ask(ada, privacy=privacy | {"hospitals": ["lakeside"]}, messages=messages),
+            409,
+            "idempotency_conflict",
+        )
+        fresh = stack.ask(ada, privacy={"kind": "cohort"}, messages=messages).json()["error"]["details"]["id"]
+        assert stack.api(ada, "GET", f"inferences/{fresh}").json()["kind"] == "cohort.released"
+    finally:
+        node.delete()
 
 
 def test_general_answers_go_on_when_the_privacy_allowance_is_spent(stack: Stack, ada: Person) -> None:

@@ -211,6 +211,7 @@ def test_health_lists_what_is_published(block: Scope, monkeypatch: pytest.Monkey
     (told,) = health.document()["releases"]
     assert (told["id"], told["kind"], told["block"]) == (str(release.pk), "cards", "block:northfield:1")
     assert (told["epsilon"], told["delta"], told["topics"]) == (8.0, 1e-5, ["metformin", "tamurexin", "velorapine"])
+    assert {"velorapine", "tamurexin"} <= set(told["words"]) and "dry cough" not in told["words"]
     assert {card["name"] for card in told["cards"]} == {
         "sex",
         "age",
