@@ -223,8 +223,7 @@ def _changes(error: DomainError, principal: Principal, wish: Wish, gauges: Seque
         elsewhere = [block for block in blocks_of(nodes_of(())) if block.hospital not in wish.hospitals]
         if paying := sorted(block.hospital for block in elsewhere if block.pays(wish.plan)):
             found.append({"hospitals": paying})
-    free = wish.kind.is_cohort and wish.kind != Kind.COHORT_RELEASED and Kind.COHORT_RELEASED in allowed
-    if free and any(node.status.get("releases") for node in nodes):
+    if wish.kind.is_cohort and Kind.COHORT_RELEASED in allowed and any(node.status.get("releases") for node in nodes):
         found.append({"kind": Kind.COHORT_RELEASED.value})
     if wish.kind != Kind.GENERAL and Kind.GENERAL in allowed:
         found.append({"kind": Kind.GENERAL.value})

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db import connection
 
 from fdrouter import crypto
-from federation.models import MECHANISMS, Inference
+from federation.models import MECHANISMS, Inference, Kind
 from privacy import quotas
 
 UNIT = "patient"
@@ -38,7 +38,7 @@ def claim(kind: str, receipt: dict[str, Any] | None, epsilon_micro: int, delta: 
 
 def chosen_of(kind: str, request_id: UUID, request: bytes | memoryview | None) -> dict[str, str] | None:
     """``{"kind", "why"}`` where the asker had left the kind open; ``None`` where it was named or cannot be read."""
-    if kind not in MECHANISMS or request is None:
+    if request is None or kind not in (*MECHANISMS, Kind.COHORT_RELEASED):
         return None
     try:
         why = json.loads(crypto.unseal("request", request_id.bytes, bytes(request))).get("chosen")

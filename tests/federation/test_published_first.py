@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from django.test import Client
 
 from accounts.models import User
+from fdrouter import crypto
 from fdrouter.errors import InvalidParameter, NothingReleased
-from federation import asks, offers, quotes, selectors
+from federation import asks, offers, outcome, quotes, selectors
 from federation.asks import PrivacyOptions
 from federation.choosing import CHOICE, COUNT, KEYWORDS, RELEASED, TEXT, Chosen, Published, choose
 from federation.models import Kind, Node
@@ -159,6 +161,16 @@ def test_what_is_published_can_be_chosen_where_something_is(ada: User, client: C
     assert "What is published" not in client.get("/").content.decode()
     publish(node, CARDS)
     assert "What is published" in client.get("/").content.decode()
+
+
+def test_the_answer_says_why_it_was_made_from_what_is_published(ada: User) -> None:
+    row = rows.request(ada, COUNTING, "About 110 patients.", kind=Kind.COHORT_RELEASED)
+    content = {"messages": [{"role": "user", "content": COUNTING}], "chosen": "Northfield has published figures."}
+    row.request = crypto.seal("request", row.pk.bytes, json.dumps(content).encode())
+    assert outcome.result_of(row)["privacy"]["chosen"] == {
+        "kind": "cohort.released",
+        "why": "Northfield has published figures.",
+    }
 
 
 def test_where_nothing_published_answers_the_records_are_offered(ada: User) -> None:
