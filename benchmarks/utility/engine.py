@@ -16,13 +16,14 @@ import aiohttp
 
 from benchmarks.utility.questions import Closed, Counted, Worded
 from federation.node.demo_records.facts import Question
-from federation.node.engine import EngineClient, GroupFailed, GroupSummary
+from federation.node.engine import EngineClient, GroupFailed, GroupSummary, Timeouts
 from federation.node.model import SERVED_NAME
 from federation.node.prompts import PromptBuilder
 from privacy.dp.text_plan import plan_text
 
 AT_ONCE = 24
 SHOWN = 6  # records that the model reads at once when nothing is private: more do not fit its attention
+PATIENT = Timeouts(read=600.0, total=900.0)  # what is measured is whether an answer is right, not when it comes
 TOKENS = 24  # as long as a private text may be
 SYSTEM = "You are a clinical assistant. Answer in one short sentence."
 
@@ -48,7 +49,7 @@ class Model:
 
     async def __aenter__(self) -> Model:
         self._session = aiohttp.ClientSession()
-        self._client = EngineClient(self._url, SERVED_NAME, self._session, prompts=self._prompts)
+        self._client = EngineClient(self._url, SERVED_NAME, self._session, prompts=self._prompts, timeouts=PATIENT)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
