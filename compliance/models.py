@@ -1,4 +1,4 @@
-"""Evidence rows, which ``compliance.log`` (and the set-based steps in SQL) append and nobody changes; and reports."""
+"""Evidence rows, which ``compliance.log`` (and steps in SQL) append and nobody changes; their Merkle tree; reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from django.db.models import Q
 
 
 class Event(models.Model):
-    """One thing that happened, written in the transaction of the action itself."""
+    """One thing that happened, written in the transaction of the action itself.
+
+    ``sealed`` is what may name a patient, encrypted under a key of its own (:class:`EventKey`); ``commitment`` is 32
+    bytes that bind the log to it and stay when the key is destroyed.
+    """
 
     seq = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(auto_now_add=True)
@@ -22,8 +26,16 @@ class Event(models.Model):
     department = models.CharField(max_length=40, null=True)
     purpose = models.CharField(max_length=16, null=True)
     details = models.JSONField(default=dict)
+    sealed = models.BinaryField(null=True)
+    commitment = models.BinaryField(null=True)
 
     class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(sealed=None, commitment=None) | Q(sealed__isnull=False, commitment__isnull=False),
+                name="event_commits_to_what_is_sealed",
+            )
+        ]
         indexes = [
             models.Index(fields=["subject"], name="event_subject"),
             models.Index(fields=["kind", "at"], name="event_kind"),
@@ -31,6 +43,105 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq} {self.kind} {self.outcome}"
+
+
+class EventKey(models.Model):
+    """The key of one event's private part, sealed under the data key. Destroying it erases the private part."""
+
+    event = models.OneToOneField(
+        Event, on_delete=models.PROTECT, primary_key=True, db_column="event", related_name="key"
+    )
+    key = models.BinaryField(null=True)
+    destroyed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(key=None, destroyed_at__isnull=False) | Q(key__isnull=False, destroyed_at=None),
+                name="eventkey_there_or_destroyed",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"key of event {self.pk}"
+
+
+class Pending(models.Model):
+    """An event without a place in the tree. A trigger writes it with the event; only sequencing takes it away."""
+
+    seq = models.BigIntegerField(primary_key=True)
+
+    def __str__(self) -> str:
+        return f"event {self.seq} waits"
+
+
+class Leaf(models.Model):
+    """An event's place in the tree, gapless from 0, and the RFC 6962 hash of its leaf data."""
+
+    index = models.BigIntegerField(primary_key=True)
+    event = models.BigIntegerField(unique=True, help_text="No foreign key: it takes its event off the pending ones.")
+    hash = models.BinaryField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(index__gte=0), name="leaf_index_from_zero")]
+
+    def __str__(self) -> str:
+        return f"leaf {self.index} is event {self.event}"
+
+
+class Tile(models.Model):
+    """Up to 256 hashes of one level of the tree, 32 bytes each (C2SP tlog-tiles). Only the last of a level grows."""
+
+    pk = models.CompositePrimaryKey("level", "index")
+    level = models.PositiveSmallIntegerField()
+    index = models.BigIntegerField()
+    hashes = models.BinaryField()
+
+    def __str__(self) -> str:
+        return f"tile {self.level}/{self.index}"
+
+
+class Checkpoint(models.Model):
+    """What the process signed about the first ``size`` entries: a C2SP signed note with both of its signatures."""
+
+    size = models.BigIntegerField(primary_key=True)
+    root = models.BinaryField()
+    note = models.TextField()
+    at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"checkpoint of {self.size}"
+
+
+class Cosignature(models.Model):
+    """A witness's signature lines for a checkpoint of this log."""
+
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="cosignatures", db_column="size")
+    witness = models.CharField(max_length=40)
+    lines = models.TextField()
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["checkpoint", "witness"], name="cosignature_once")]
+
+    def __str__(self) -> str:
+        return f"{self.witness} on {self.checkpoint_id}"
+
+
+class Witnessed(models.Model):
+    """Another log's checkpoint that this process cosigned. Its sizes only grow, and no size has two roots."""
+
+    origin = models.CharField(max_length=120)
+    size = models.BigIntegerField()
+    root = models.BinaryField()
+    note = models.TextField()
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["origin", "size"], name="witnessed_one_root")]
+
+    def __str__(self) -> str:
+        return f"{self.origin} at {self.size}"
 
 
 class ReportState(models.TextChoices):

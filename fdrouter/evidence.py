@@ -18,7 +18,8 @@ class Event:
     """One thing that happened.
 
     ``kind`` is dotted (``session.sign_in``, ``policy.decision``, ``request.submit``). ``details`` holds ids, sizes,
-    digests and figures only, never contents.
+    digests and figures only, never contents. What may name a patient goes into ``private``: it is encrypted under a
+    key of its own, which can be destroyed, and only a commitment to it becomes part of the log's tree.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Event:
     department: str | None = None
     purpose: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    private: dict[str, Any] | None = None
 
 
 _append: Callable[[Iterable[Event]], None] | None = None
