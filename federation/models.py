@@ -150,6 +150,54 @@ class Inference(models.Model):
         return f"{self.id} {self.kind} {self.state}"
 
 
+class Verdict(models.TextChoices):
+    """What the asker decided about an answer."""
+
+    ACCEPTED = "accepted", "Accepted"
+    EDITED = "edited", "Edited"
+    REJECTED = "rejected", "Rejected"
+
+
+class RejectReason(models.TextChoices):
+    """Why an answer is of no use; words of ours, so that they may be counted."""
+
+    WRONG = "wrong", "It is wrong"
+    UNSAFE = "unsafe", "It would be unsafe to follow"
+    INCOMPLETE = "incomplete", "Something important is missing"
+    OFF_TOPIC = "off_topic", "It answers something else"
+    UNUSABLE = "unusable", "It cannot be understood"
+
+
+class AnswerReview(models.Model):
+    """A decision about an answer by the person who asked. Append-only; the youngest row stands.
+
+    ``text`` is what an edited answer became, sealed like the answer.
+    """
+
+    inference = models.ForeignKey(Inference, on_delete=models.PROTECT, related_name="reviews")
+    verdict = models.CharField(max_length=8, choices=Verdict.choices)
+    reason = models.CharField(max_length=12, choices=RejectReason.choices, blank=True)
+    text = models.BinaryField(null=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(verdict="accepted", reason="", text__isnull=True)
+                | Q(verdict="edited", reason="", text__isnull=False)
+                | Q(verdict="rejected", text__isnull=True) & ~Q(reason=""),
+                name="review_has_what_its_verdict_needs",
+            )
+        ]
+        indexes = [
+            models.Index(fields=["inference", "-id"], name="review_of_answer"),
+            models.Index(fields=["at"], name="review_by_time"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.inference_id} {self.verdict}"
+
+
 class NodeCallState(models.TextChoices):
     """A node's work on one message. A call found ``running`` after a restart is ``failed`` and stays charged."""
 

@@ -209,6 +209,7 @@ def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
         "block": body.get("block") or {},
         "members": _members(receipt, body),
         "made_from": body.get("released") or {},
+        "model_digest": body.get("model_digest") or "",
         "text": json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False),
     }
 

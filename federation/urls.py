@@ -15,6 +15,7 @@ urlpatterns = [
     path("history/<uuid:request_id>", views.inference, name="inference"),
     path("history/<uuid:request_id>/receipt", views.receipt, name="receipt"),
     path("history/<uuid:request_id>/receipt.json", views.receipt_file, name="receipt-file"),
+    path("history/<uuid:request_id>/review", views.review, name="review"),
     path("budget", views.budget, name="budget"),
     path("budget/more", views.more_budget, name="more-budget"),
     path("nodes", views.nodes, name="nodes"),

@@ -11,17 +11,17 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.policy import PURPOSES
 from accounts.principals import Principal
 from accounts.views import principal_required
-from fdrouter.errors import DomainError, InvalidParameter, NotFound, PolicyDenied
-from federation import asks, pages, quotes, selectors, troubles
+from fdrouter.errors import Conflict, DomainError, InvalidParameter, NotFound, PolicyDenied
+from federation import asks, oversight, pages, quotes, selectors, troubles
 from federation.answering import form_name, form_of
 from federation.asks import PrivacyOptions
 from federation.choosing import AUTO
-from federation.models import ACROSS, Kind
+from federation.models import ACROSS, Kind, RejectReason
 from privacy import grants
 from privacy.dp.text_plan import DEFAULT_EPSILON
 from privacy.selectors import balances
@@ -199,6 +199,10 @@ def history(request: HttpRequest, principal: Principal) -> HttpResponse:
 def inference(request: HttpRequest, principal: Principal, request_id: UUID) -> HttpResponse:
     """One of the person's own requests."""
     found = selectors.request(principal, request_id)
+    return _entry(request, found, _review(found))
+
+
+def _entry(request: HttpRequest, found: selectors.Request, review: dict[str, Any]) -> HttpResponse:
     context = {
         "found": found,
         "receipt": pages.receipt_view(found),
@@ -206,7 +210,31 @@ def inference(request: HttpRequest, principal: Principal, request_id: UUID) -> H
         "trouble": troubles.trouble_of(found),
         "purpose": PURPOSES.get(found.row.purpose, found.row.purpose),
     }
-    return render(request, "federation/inference.html", context)
+    return render(request, "federation/inference.html", context | review, status=422 if review.get("error") else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@principal_required
+def review(request: HttpRequest, principal: Principal, request_id: UUID) -> HttpResponse:
+    """The asker's decision about an answer, as a part of the Ask page; without scripts it leads back to the entry."""
+    error, given = None, {name: request.POST.get(name, "") for name in ("verdict", "text", "reason")}
+    if request.method == "POST":
+        try:
+            oversight.review(principal, request_id, **given)
+        except (InvalidParameter, Conflict) as refused:
+            error = refused
+        if error is None and not request.headers.get("HX-Request"):
+            return redirect("federation:inference", request_id)
+    found = selectors.request(principal, request_id)
+    context = {"found": found, **_review(found), "error": error, "verdict": given["verdict"], "written": given["text"]}
+    partial = request.headers.get("HX-Request") or request.method != "POST"
+    # htmx shows no part that came with an error's status, so a refused decision is a part like any other.
+    return render(request, "federation/_review.html", context) if partial else _entry(request, found, context)
+
+
+def _review(found: selectors.Request) -> dict[str, Any]:
+    return {"review": oversight.latest(found.row), "reasons": RejectReason.choices}
 
 
 @require_safe

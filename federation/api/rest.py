@@ -16,10 +16,10 @@ from rest_framework.views import APIView
 from accounts import principals
 from accounts.principals import Principal
 from fdrouter.errors import DomainError, NotFound
-from federation import inference, offers, outcome, quotes, selectors
+from federation import inference, offers, outcome, oversight, quotes, selectors
 from federation.asks import MAX_PROMPT_BYTES
 from federation.choosing import AUTO
-from federation.models import Inference, Kind, Node
+from federation.models import Inference, Kind, Node, RejectReason, Verdict
 from federation.states import InferenceState
 from privacy import grants
 from privacy import selectors as budgets
@@ -129,6 +129,23 @@ class NodeOutput(serializers.Serializer[Any]):
     )
 
 
+class ReviewInput(serializers.Serializer[Any]):
+    verdict = serializers.ChoiceField(choices=Verdict.choices)
+    text = serializers.CharField(
+        required=False, allow_blank=True, max_length=oversight.MAX_TEXT_BYTES, help_text="What an edited answer became."
+    )
+    reason = serializers.ChoiceField(
+        choices=RejectReason.choices, required=False, allow_blank=True, help_text="Why it is rejected."
+    )
+
+
+class ReviewOutput(serializers.Serializer[Any]):
+    verdict = serializers.CharField()
+    reason = serializers.CharField(allow_blank=True)
+    text = serializers.CharField(allow_blank=True)
+    at = serializers.DateTimeField()
+
+
 class InferenceOutput(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     kind = serializers.CharField()
@@ -140,6 +157,7 @@ class InferenceOutput(serializers.Serializer[Any]):
     answer = serializers.CharField(allow_null=True)
     privacy = serializers.DictField()
     error = serializers.DictField(allow_null=True)
+    review = ReviewOutput(allow_null=True)
 
 
 class Me(APIView):
@@ -294,7 +312,13 @@ def render(row: Inference, *, contents: bool) -> dict[str, Any]:
         "privacy": outcome.claim(row.kind, row.receipt, row.epsilon_micro, row.delta)
         | {"chosen": outcome.chosen_of(row.kind, row.pk, row.request)},
         "error": _failure(row.pk, inference.failure(failure), offer=contents) if failed else None,
+        "review": _reviewed(row) if done and contents else None,
     }
+
+
+def _reviewed(row: Inference) -> dict[str, Any] | None:
+    found = oversight.latest(row)
+    return asdict(found) if found else None
 
 
 def _failure(request_id: UUID, told: dict[str, Any], *, offer: bool) -> dict[str, Any]:
@@ -327,6 +351,18 @@ class InferenceDetail(APIView):
         row = inference.get_own(principal_of(request).user_id, request_id)
         inference.cancel_now(row.pk, row.user_id)
         return Response(status=status.HTTP_202_ACCEPTED)
+
+
+class Reviews(APIView):
+    """What the person decided about an answer of theirs."""
+
+    @extend_schema(request=ReviewInput, responses=ReviewOutput)
+    def post(self, request: Request, request_id: UUID) -> Response:
+        """Accepts, edits or rejects. The latest decision stands, earlier ones stay on record."""
+        given = ReviewInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        made = oversight.review(principal_of(request), request_id, **given.validated_data)
+        return Response(ReviewOutput(asdict(made)).data)
 
 
 @extend_schema(exclude=True)

@@ -15,5 +15,6 @@ urlpatterns = [
     path("nodes", rest.Nodes.as_view(), name="api-nodes"),
     path("inferences", rest.Inferences.as_view(), name="api-inferences"),
     path("inferences/<uuid:request_id>", rest.InferenceDetail.as_view(), name="api-inference"),
+    path("inferences/<uuid:request_id>/review", rest.Reviews.as_view(), name="api-review"),
     re_path(r"^(?!schema$|docs$)", rest.Unknown.as_view()),  # those two are the project's
 ]

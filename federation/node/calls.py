@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +19,7 @@ from fdrouter.evidence import Event, record
 from federation import identity, receipts, sealing
 from federation.models import ACROSS, CHECKED, MECHANISMS, Kind, NodeCall, NodeCallState
 from federation.node import blocks, search
+from federation.node.model import model_digest
 from privacy import claims, ledger
 from privacy.dp.across_plans import AcrossPlan
 from privacy.dp.across_text import TextAcrossPlan
@@ -264,6 +266,7 @@ def _receipt_body(
         "hospital": settings.HOSPITAL_ID,
         "kind": message.kind.value,
         "model": message.model,
+        "model_digest": model_digest(Path(settings.MODEL_DIR)),
         "mechanism": mechanism,
         "block": block,
         "tokens": outcome.completion_tokens,

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,13 +154,13 @@ def _convert(source: Path, folder: Path) -> None:
     ).save_pretrained(str(folder))
 
 
-def _write_digests(folder: Path, source: Path) -> None:
+def _write_digests(folder: Path, **source: str) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != DIGESTS
     }
-    content = {"source": source.name, "source_sha256": file_digest(source), "files": files}
+    content = {**source, "files": files}
     (folder / DIGESTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -178,7 +179,7 @@ def prepare_model(target_dir: str | os.PathLike[str]) -> Path:
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         _convert(source, work)
-        _write_digests(work, source)
+        _write_digests(work, source=source.name, source_sha256=file_digest(source))
         work.chmod(0o755)
         if target.exists() and not is_prepared(target):
             shutil.rmtree(target)  # left by an older or broken conversion: nothing else may live in this folder
@@ -192,19 +193,40 @@ def prepare_model(target_dir: str | os.PathLike[str]) -> Path:
     return target
 
 
-def model_digest(target: Path) -> str:
-    """One SHA-256 naming the prepared model: over the names and digests of its files."""
-    listed = json.loads((target / DIGESTS).read_text(encoding="utf-8"))["files"]
-    lines = "".join(f"{name} {listed[name]['sha256']}\n" for name in sorted(listed))
+@lru_cache(maxsize=4)
+def model_digest(folder: Path) -> str | None:
+    """One SHA-256 naming the model: over the names and digests of its files. None where they were never recorded."""
+    try:
+        listed = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))["files"]
+        lines = "".join(f"{name} {listed[name]['sha256']}\n" for name in sorted(listed))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def record_digests(folder: Path) -> str:
+    """Writes down the digest of every file of a model that came from elsewhere, so that answers can name it.
+
+    Raises:
+        FileNotFoundError: no weights are there.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"no .safetensors file in {folder}")
+    _write_digests(folder)
+    model_digest.cache_clear()
+    return model_digest(folder) or ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m federation.node.model DIR [--verify]``."""
+    """``python -m federation.node.model DIR [--verify | --record]``."""
     parser = argparse.ArgumentParser(description="Prepare the demonstration model for vLLM.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--verify", action="store_true", help="check the digests of a prepared model and do no more")
+    parser.add_argument("--record", action="store_true", help="record the digests of a model of your own")
     options = parser.parse_args(arguments)
+    if options.record:
+        sys.stdout.write(f"{record_digests(options.directory)}\n")
+        return 0
     if options.verify:
         sound = is_prepared(options.directory, verify=True)
         sys.stdout.write("sound\n" if sound else "missing or damaged\n")

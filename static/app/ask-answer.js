@@ -35,6 +35,7 @@ window.fdrouter = window.fdrouter || {};
       this.part("stop").disabled = false;
       this.part("facts").replaceChildren();
       this.part("receipt").replaceChildren();
+      this.part("review").replaceChildren();
       for (const name of ["trouble", "foot", "node"]) this.part(name).hidden = true;
       this.busy(true);
       this.say("Sent", "live");

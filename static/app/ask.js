@@ -136,6 +136,7 @@
     answer.finish(message);
     const receipt = answer.part("receipt");
     window.htmx.ajax("GET", `/history/${message.id}/receipt`, { target: receipt, swap: "innerHTML" });
+    window.htmx.ajax("GET", `/history/${message.id}/review`, { target: answer.part("review"), swap: "innerHTML" });
     finished();
   }
 
