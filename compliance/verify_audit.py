@@ -192,23 +192,21 @@ class Audit:
     def signatures(self) -> None:
         point = self.checkpoint
         say(f"Log {point.origin}: {point.size} entries, root {point.root.hex()}.")
-        signed = point.signed_by(self.key)
-        say(f"Signed by the log with both Ed25519 and ML-DSA-65: {'yes' if signed else 'NO'}.")
-        if not signed:
-            self.wrong(None, "The checkpoint is not signed by the log: a signature is missing or wrong.")
-        times = {key.name: point.cosigned_by(key) for key in self.witnesses}
-        for key in (key for key in self.witnesses if times[key.name] is None):
-            self.wrong(None, f"A cosignature in the name of {key.name} is wrong.")
-        good = {name: at for name, at in times.items() if at}
-        told = [f"{name} ({time.strftime('%Y-%m-%d %H:%M', time.gmtime(at))} UTC)" for name, at in good.items()]
-        say(f"Cosigned by {len(good)} of {len(times)} witnesses{': ' if told else '.'}{', '.join(told)}")
+        if not point.signed_by(self.key):
+            self.wrong(None, "The checkpoint is not signed by the log: one of its two signatures is missing or wrong.")
+        told = []
+        for witness in self.witnesses:
+            at = point.cosigned_by(witness)
+            if at is None:
+                self.wrong(None, f"A cosignature in the name of {witness.name} is wrong.")
+            elif at:
+                told.append(f"{witness.name} ({time.strftime('%Y-%m-%d %H:%M', time.gmtime(at))} UTC)")
+        say(f"Cosigned by {len(told)} of {len(self.witnesses)} witnesses{': ' if told else '.'}{', '.join(told)}")
         for one in self.earlier:
             if not one.signed_by(self.key):
                 self.wrong(None, f"An earlier checkpoint (size {one.size}) is not signed by this log.")
             elif one.size > point.size:
-                self.wrong(
-                    None, f"The checkpoint is an old one: {one.size} entries were signed before, here {point.size}."
-                )
+                self.wrong(None, f"The checkpoint is an old one: {one.size} entries were signed before it.")
             elif one.size == point.size and one.root != point.root:
                 self.wrong(None, f"The log has two histories: {one.size} entries were signed with two different roots.")
 
@@ -289,22 +287,18 @@ class Audit:
             self.good_size = earlier.size
         elif not self.bad_size:  # later ones differ because this one does
             self.bad_size = earlier.size
-            text = (
-                f"The log has another history: its first {earlier.size} entries are not those that were signed before"
-            )
+            text = f"The log has another history: its first {earlier.size} entries are not those once signed"
             self.wrong(None, f"{text}; the first different one is between {self.good_size} and {earlier.size - 1}.")
 
     def whole(self) -> None:
         """After all entries: the root, and which of an entry and its stored hash is the wrong one."""
         point, good = self.checkpoint, not self.full or self.tree.root() == self.checkpoint.root
-        for index, value in self.differing[:SHOWN]:  # the rest would say the same
+        for index, value in self.differing[:5]:  # the rest would say the same
             at = self.stored.find(value) if self.stored_good else -1
             if good:
                 text = f"The stored hash of entry {index} was changed; the entry itself is as signed."
             elif at >= 0 and at % 32 == 0:
-                text = (
-                    f"Entry {index} holds what was signed as entry {at // 32}: entries were moved, added or taken out."
-                )
+                text = f"Entry {index} holds what was signed as entry {at // 32}: one was moved, taken out or added."
             else:
                 text = f"Entry {index} was changed: it does not have the hash with which it was put into the log."
             self.wrong(index, text)
@@ -347,18 +341,16 @@ class Audit:
 
     def recomputed(self) -> None:
         told = "" if self.full else " Totals can only be recomputed from a full export."
-        say(f"Ledger: {self.counts['charges']} charges to {len(self.scopes)} budgets.{told}")
+        say(f"Ledger: {self.counts['charges']} charges to {len(self.scopes)} budgets, added up from the entries.{told}")
         for (key, unit), scope in sorted(self.scopes.items()) if self.full else []:
             total, last = self.totals.get((key, unit), (0, None))
             if total != scope["used"]:
                 text = f"ledger.json says {scope['used']} {unit} were used of {key}; the entries add up to {total}"
                 self.wrong(last, f"{text} ({'no entry charges it' if last is None else f'last charge: entry {last}'}).")
-                continue
-            told = f"  {key}: {total} of {scope['cap']} {unit}, as the entries add up"
-            alpha, delta = scope.get("alpha"), scope.get("delta")
+            told, alpha, delta = f"  {key}: {total} of {scope['cap']} {unit}", scope.get("alpha"), scope.get("delta")
             if total and unit == "nano_rdp" and alpha:  # Canonne, Kamath and Steinke 2020, proposition 12
                 spent = max(0, total * 1e-9 + math.log1p(-1 / alpha) - math.log(alpha * delta) / (alpha - 1))
-                told += f"; epsilon at most {spent:.4f} at delta {delta:g}"
+                told += f"; epsilon at most {math.ceil(spent * 1e4) / 1e4} at delta {delta:g}"
                 if spent > scope["epsilon"] * (1 + 1e-9):
                     self.wrong(last, f"{key} has spent epsilon {spent:.4f}; its limit is {scope['epsilon']}.")
             say(told + ".")
@@ -366,16 +358,15 @@ class Audit:
     # --- the result
     def result(self, trusted: bool) -> int:
         count, ordered = self.counts, sorted(self.found, key=lambda one: (one[0] is None, one[0] or 0))
-        kind = f"without a gap from {self.bounds[0]} to {self.bounds[1]}" if self.bounds else "a selection"
-        kind = "every entry of the log" if self.full else f"{kind}; others exist that are not in it"
-        say(f"Read {count['entries']} entries ({kind}).")
+        part = f"a {'range' if self.bounds else 'selection'} of the log, and other entries are not in it"
+        say(f"Read {count['entries']} entries ({'the whole log' if self.full else part}).")
         away = count["committed"] - count["opened"] - count["erased"]
         say(f"Private parts: {count['opened']} as committed, {count['erased']} erased, {away} not in this export.")
         if not trusted:
             say("The keys came with the bundle. Compare these fingerprints with what the parties told you themselves:")
         for key in [self.key, *self.witnesses]:
             say(f"  {key.name}: {hashlib.sha256(key.ed25519 + key.mldsa65).hexdigest()}")
-        good = "RESULT: GOOD. Everything that was checked is as it was signed."
+        good = "RESULT: GOOD. Both signatures of the log hold, and everything that was checked is as it was signed."
         say(f"RESULT: NOT GOOD. {len(ordered)} findings, the first entry first (up to {SHOWN}):" if ordered else good)
         for _, text in ordered[:SHOWN]:
             say(f"  - {text}")

@@ -106,7 +106,7 @@ def test_tiles_have_the_sizes_of_the_specification() -> None:
     """C2SP tlog-tiles: the partial tile of level l has floor(s / 256**l) mod 256 hashes, and none is empty."""
     for size in (1, 255, 256, 257, 2000):
         store = filled(size)
-        wanted = {}
+        wanted: dict[tuple[int, int], int] = {}
         for level in range(3):
             full, rest = divmod(size // 256**level, 256)
             wanted |= {(level, nth): 256 for nth in range(full)} | ({(level, full): rest} if rest else {})
