@@ -42,7 +42,7 @@ def grow(size: int, hashes: Sequence[bytes], read: Read) -> dict[tuple[int, int]
     level, before, added = 0, size, list(hashes)
     while added:
         index, kept = divmod(before, WIDTH)
-        found = [*_hashes(read(level, index), level, index, kept), *added] if kept else added
+        found = [*_hashes(read(level, index), level, index, 0, kept), *added] if kept else added
         full = []
         for nth, start in enumerate(range(0, len(found), WIDTH)):
             tile = found[start : start + WIDTH]
@@ -124,11 +124,11 @@ def _split(width: int) -> int:
     return 1 << (width - 1).bit_length() - 1
 
 
-def _hashes(tile: bytes, level: int, index: int, count: int) -> list[bytes]:
-    """The first ``count`` hashes of a stored tile."""
-    if len(tile) < count * SIZE or len(tile) % SIZE:
-        raise TileDamaged(f"tile {index} of level {level} has {len(tile)} bytes, {count * SIZE} are needed")
-    return [bytes(tile[start : start + SIZE]) for start in range(0, count * SIZE, SIZE)]
+def _hashes(tile: bytes, level: int, index: int, low: int, high: int) -> list[bytes]:
+    """The hashes [low, high) of a stored tile."""
+    if len(tile) < high * SIZE or len(tile) % SIZE:
+        raise TileDamaged(f"tile {index} of level {level} has {len(tile)} bytes, {high * SIZE} are needed")
+    return [bytes(tile[start : start + SIZE]) for start in range(low * SIZE, high * SIZE, SIZE)]
 
 
 def _fold(hashes: list[bytes]) -> bytes:
@@ -167,4 +167,4 @@ class _Tree:
         tile = self._tiles.get((level, index))
         if tile is None:
             tile = self._tiles[level, index] = self._read(level, index)
-        return _fold(_hashes(tile, level, index, place + (1 << within))[place:])
+        return _fold(_hashes(tile, level, index, place, place + (1 << within)))
