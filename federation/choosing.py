@@ -125,13 +125,18 @@ def _released(question: str, options: Sequence[str], published: Sequence[Publish
         sorts = ("notes",)
     if NEGATIONS.search(question):
         return None
-    for one in published:
-        for sort in sorts:
-            named = [word for word in sorted(one.figures if sort == "figures" else one.notes) if _names(question, word)]
-            if len(named) == 1 or (named and sort == "notes"):
-                about = " and ".join(named[:2])
-                return Chosen(RELEASED, f"{one.name} has published {sort} about {about}: asking them costs nothing.")
+    for sort in sorts:
+        of = {one: _named(question, one.figures if sort == "figures" else one.notes) for one in published}
+        fitting = [one for one, words in of.items() if len(words) == 1 or (words and sort == "notes")]
+        if fitting:
+            who = f"{fitting[0].name} has" if len(fitting) == 1 else f"{len(fitting)} hospitals have"
+            about = " and ".join(of[fitting[0]][:2])
+            return Chosen(RELEASED, f"{who} published {sort} about {about}: asking them costs nothing.")
     return None
+
+
+def _named(question: str, words: Collection[str]) -> list[str]:
+    return [word for word in sorted(words) if _names(question, word)]
 
 
 def _names(question: str, topic: str) -> bool:

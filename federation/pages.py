@@ -16,7 +16,7 @@ from federation import offers, selectors
 from federation.answering import FORMS, IN_A_SENTENCE, Form, form_of
 from federation.asks import MAX_PROMPT_BYTES
 from federation.choosing import AUTO
-from federation.models import ACROSS, MECHANISMS, Kind
+from federation.models import ACROSS, MECHANISMS, Inference, Kind
 from federation.states import InferenceState
 from federation.troubles import TROUBLES
 from privacy.dp.across_plans import HOSPITALS
@@ -212,6 +212,14 @@ def receipt_view(found: selectors.Request) -> dict[str, Any] | None:
         "model_digest": body.get("model_digest") or "",
         "text": json.dumps(receipt, indent=2, sort_keys=True, ensure_ascii=False),
     }
+
+
+def written_by_model(row: Inference) -> bool:
+    """Whether a language model has a part in the answer; numbers and published figures are printed as they are."""
+    if row.kind == Kind.COHORT_RELEASED:
+        body = (row.receipt or {}).get("body") or {}
+        return bool((body.get("released") or {}).get("written_by_model", True))
+    return row.kind not in (Kind.COHORT_COUNT, Kind.COHORT_CHOICE)
 
 
 @dataclass(frozen=True, slots=True)

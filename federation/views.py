@@ -206,6 +206,7 @@ def _entry(request: HttpRequest, found: selectors.Request, review: dict[str, Any
     context = {
         "found": found,
         "receipt": pages.receipt_view(found),
+        "written_by_model": pages.written_by_model(found.row),
         "steps": pages.steps(found),
         "trouble": troubles.trouble_of(found),
         "purpose": PURPOSES.get(found.row.purpose, found.row.purpose),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from django import template
@@ -36,14 +37,22 @@ def number(value: float | int | None) -> str:
 
 @register.filter
 def percent(share: float) -> str:
-    """A share as whole per cent."""
-    return f"{round(100 * share)}%"
+    """A share as whole per cent, below ten with a decimal."""
+    value = 100 * share
+    return f"{value:.1f}%" if 0 < value < 9.95 else f"{round(value)}%"
 
 
 @register.filter
 def day(value: str | None) -> str:
     """An ISO date in words."""
     return words(value) if value else "–"
+
+
+@register.filter
+def short_day(value: str) -> str:
+    """An ISO date as ``3 Mar``."""
+    found = date.fromisoformat(value)
+    return f"{found.day} {found:%b}"
 
 
 @register.filter
@@ -62,6 +71,7 @@ REPORT_REASONS = {
     "timed_out": "Making the document took too long.",
     "render_failed": "The document could not be made. The worker's log has the kind of error and the report's id.",
     "unauthenticated": "Who asked for it has no post here any more.",
+    "conflict": "The log is not a continuation of its last checkpoint. Nothing is reported until somebody has looked.",
     "not_found": "Who asked for it may no longer see this hospital.",
 }
 
@@ -70,6 +80,18 @@ REPORT_REASONS = {
 def report_reason(reason: str) -> str:
     """Why a report failed, as a sentence."""
     return REPORT_REASONS.get(reason, "It could not be made.")
+
+
+@register.filter
+def delivery_reason(reason: str) -> str:
+    """Why the mail of a scheduled report did not go out, as a sentence."""
+    if reason.startswith("report_"):
+        return f"The report was not made. {report_reason(reason.removeprefix('report_'))}"
+    said = {
+        "no_mail_server": "No mail server is configured (FDROUTER_SMTP_HOST). The report itself is in the list above.",
+        "mail_refused": "The mail server did not take it. The report itself is in the list above.",
+    }
+    return said.get(reason, "It could not be sent.")
 
 
 @register.filter

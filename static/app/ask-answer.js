@@ -122,7 +122,7 @@ window.fdrouter = window.fdrouter || {};
       this.part("basis").textContent = this.basis(message) + cut + why;
       this.facts(message.privacy);
       this.part("open").href = `/history/${message.id}`;
-      this.part("written").hidden = COUNTED.includes(this.kind);
+      this.part("written").hidden = COUNTED.includes(this.kind) || this.released(message.privacy).written_by_model === false;
       this.part("foot").hidden = false;
     }
 
@@ -136,9 +136,13 @@ window.fdrouter = window.fdrouter || {};
       return `Based on what many patients' records have in common${at}, with noise that limits what any one patient can change.`;
     }
 
+    released(privacy) {
+      return ((privacy.receipt || {}).body || {}).released || {};
+    }
+
     // What a free answer is made from, as its receipt says.
     published(privacy) {
-      const { notes = 0, cards = [] } = ((privacy.receipt || {}).body || {}).released || {};
+      const { notes = 0, cards = [] } = this.released(privacy);
       const parts = [];
       if (notes) parts.push(`${notes} synthetic note${notes === 1 ? "" : "s"}`);
       if (cards.length) parts.push(`published figures (${cards.join(", ")})`);

@@ -75,6 +75,11 @@ def test_the_records_answer_the_rest(question: str, options: Any, given: Any, ki
     assert choose(question, options, given, [NORTH, LAKE]).kind == kind
 
 
+def test_several_hospitals_that_have_published_are_counted() -> None:
+    other = Published("hillcrest", "Hillcrest", figures=frozenset({"velorapine"}))
+    assert choose(COUNTING, (), (), [NORTH, other]).why.startswith("2 hospitals have published figures about velo")
+
+
 def test_the_reason_names_published_words_and_nothing_else_of_the_question() -> None:
     assert "Quendleton" not in choose("How many patients called Quendleton take velorapine?", (), (), [NORTH]).why
 

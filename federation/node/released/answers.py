@@ -66,10 +66,13 @@ def find(question: str, options: Sequence[str] = ()) -> Found:
             field="messages",
         )
     if options:
-        return _choice(asked, shelf, options)
-    if asked.counts:
-        return _count(asked, shelf)
-    return _text(question, asked, shelf, topics)
+        found = _choice(asked, shelf, options)
+    elif asked.counts:
+        found = _count(asked, shelf)
+    else:
+        found = _text(question, asked, shelf, topics)
+    found.released["written_by_model"] = bool(found.messages)
+    return found
 
 
 def _hospital() -> str:
