@@ -216,7 +216,15 @@ def test_an_edited_entry_of_a_partial_export_is_named(check: Checked) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda proof: proof[1:], lambda proof: [*proof, proof[0]], lambda _: None, lambda _: ["x"], lambda _: []]
+    "damage",
+    [
+        lambda proof: proof[1:],
+        lambda proof: [*proof, proof[0]],
+        lambda proof: [proof[0], *proof],
+        lambda _: None,
+        lambda _: ["x"],
+        lambda _: [],
+    ],
 )
 def test_a_damaged_proof_is_named(damage: Any, check: Checked) -> None:
     bundle = partial(COUNT, [3, 50, 51])

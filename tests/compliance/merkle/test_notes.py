@@ -110,6 +110,14 @@ def test_a_log_may_witness_itself(note: str) -> None:
         notes.open_checkpoint(with_lines(note, own[2:]), signer(LOG).key)
 
 
+def of_another_log() -> str:
+    """A checkpoint of the log ``other`` with both signatures of this one."""
+    key, body = signer(LOG), Checkpoint("other", POINT.size, ROOT).body()
+    classical = notes._line(key.key, notes.ED25519_NOTE, key.ed25519.sign(body.encode()))
+    signature = key.mldsa65.sign(body.encode(), notes.MLDSA65_NOTE[1:])
+    return f"{body}\n{classical}{notes._line(key.key, notes.MLDSA65_NOTE, signature)}"
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 def refused(note: str, key: Key | None = None) -> None:
     with pytest.raises(NoteInvalid):
@@ -141,6 +149,20 @@ def test_cosignatures_of_two_times_are_none(note: str, cosigned: str) -> None:
     later = notes.cosign(note, signer(WITNESS), AT + 1)
     kept = [*lines(cosigned)[:3], lines(later)[3]]
     assert notes.cosigned_by(with_lines(note, kept), signer(WITNESS).key) is None
+
+
+def test_the_time_of_neither_cosignature_can_be_changed(note: str, cosigned: str) -> None:
+    for nth in (2, 3):
+        kept = lines(cosigned)
+        name, data = kept[nth].split(" ")[1:]
+        raw = base64.b64decode(data)
+        raw = raw[:4] + (AT + 1).to_bytes(8, "big") + raw[12:]
+        kept[nth] = f"\u2014 {name} {base64.b64encode(raw).decode()}\n"
+        assert notes.cosigned_by(with_lines(note, kept), signer(WITNESS).key) is None
+
+
+def test_a_checkpoint_of_another_log_is_none_though_the_key_signed_it() -> None:
+    refused(of_another_log())
 
 
 def test_a_signature_twice_is_none(note: str, cosigned: str) -> None:

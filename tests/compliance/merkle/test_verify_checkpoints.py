@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -132,3 +133,46 @@ def test_a_wrong_cosignature_is_noticed(check: Checked) -> None:
     assert code == 1
     assert first_finding(output) == "A cosignature in the name of lakeside is wrong."
     assert "Cosigned by 1 of 3 witnesses: northfield" in output
+
+
+def lines(bundle: Bundle) -> list[str]:
+    """The checkpoint line by line: the body in four, two of the log, two of lakeside, two of northfield."""
+    return str(bundle.members["checkpoint.txt"]).splitlines(keepends=True)
+
+
+def test_a_signature_twice_is_none(check: Checked) -> None:
+    bundle = full(COUNT)
+    bundle.members["checkpoint.txt"] = "".join([*lines(bundle), lines(bundle)[4]])
+    code, output = check(bundle)
+    assert code == 1
+    assert "The checkpoint is not signed by the log" in output
+
+
+@pytest.mark.parametrize("line", [6, 7])
+def test_the_time_of_a_cosignature_cannot_be_changed(line: int, check: Checked) -> None:
+    bundle = full(COUNT)
+    changed = lines(bundle)
+    raw = base64.b64decode(changed[line].split(" ")[2])
+    raw = raw[:4] + (bundles.AT - 1000).to_bytes(8, "big") + raw[12:]
+    changed[line] = f"\u2014 lakeside {base64.b64encode(raw).decode()}\n"
+    bundle.members["checkpoint.txt"] = "".join(changed)
+    code, output = check(bundle)
+    assert code == 1
+    assert first_finding(output) == "A cosignature in the name of lakeside is wrong."
+
+
+def test_a_checkpoint_of_another_log_is_none_though_the_key_signed_it(check: Checked) -> None:
+    bundle, key = full(COUNT), signer(LOG)
+    body = Checkpoint("other", COUNT, bundles.store_of(bundle.lines).root()).body()
+    classical = notes._line(key.key, notes.ED25519_NOTE, key.ed25519.sign(body.encode()))
+    signature = key.mldsa65.sign(body.encode(), notes.MLDSA65_NOTE[1:])
+    bundle.members["checkpoint.txt"] = f"{body}\n{classical}{notes._line(key.key, notes.MLDSA65_NOTE, signature)}"
+    code, output = check(bundle)
+    assert code == 1
+    assert first_finding(output).startswith("The checkpoint is not signed by the log")
+
+
+def test_a_checkpoint_whose_last_line_does_not_end_is_unreadable(check: Checked) -> None:
+    bundle = full(COUNT)
+    bundle.members["checkpoint.txt"] += "x"
+    assert check(bundle)[0] == 2
