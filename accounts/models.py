@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
@@ -83,11 +84,15 @@ class Membership(models.Model):
 
 
 class ApiToken(models.Model):
-    """A bearer token. Only its SHA-256 is stored; ``prefix`` lets its owner recognise it."""
+    """A bearer token. Only its SHA-256 is stored; ``prefix`` lets its owner recognise it.
+
+    Without ``scopes`` it does whatever its owner's post may; with some it is of use for these alone.
+    """
 
     digest = models.BinaryField(unique=True, max_length=32)
     prefix = models.CharField(max_length=12)
     name = models.CharField(max_length=80)
+    scopes = ArrayField(models.CharField(max_length=80), default=list, blank=True)
     membership = models.ForeignKey(Membership, on_delete=models.CASCADE, related_name="tokens")
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db.models import Q
@@ -76,15 +77,17 @@ def for_user(user_id: int) -> Principal:
     return _principal(membership)
 
 
-def for_token(digest: bytes) -> Principal:
-    """The owner of a valid token.
+def for_token(digest: bytes, *, scope: str | None = None) -> Principal:
+    """The owner of a valid token. A token with scopes is one only where the caller names one of them.
 
     Raises:
-        Unauthenticated: unknown, expired or revoked token, or a closed account.
+        Unauthenticated: unknown, expired or revoked token, one for something else, or a closed account.
     """
+    meant = Q(scopes=[]) if scope is None else Q(scopes=[]) | Q(scopes__contains=[scope])
     token = (
         ApiToken.objects.select_related("membership__user", "membership__department")
-        .filter(digest=digest, revoked_at__isnull=True, membership__active=True, membership__user__is_active=True)
+        .filter(meant, digest=digest, revoked_at__isnull=True)
+        .filter(membership__active=True, membership__user__is_active=True)
         .filter(Q(expires_at__isnull=True) | Q(expires_at__gt=timezone.now()))
         .first()
     )
@@ -93,8 +96,10 @@ def for_token(digest: bytes) -> Principal:
     return _principal(token.membership)
 
 
-def issue_token(membership: Membership, name: str) -> str:
-    """Creates a token and returns it; it cannot be read again."""
+def issue_token(membership: Membership, name: str, scopes: Iterable[str] = ()) -> str:
+    """Creates a token and returns it; it cannot be read again. ``scopes`` narrow what it is good for."""
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    ApiToken.objects.create(digest=token_digest(token), prefix=token[:10], name=name, membership=membership)
+    ApiToken.objects.create(
+        digest=token_digest(token), prefix=token[:10], name=name, scopes=list(scopes), membership=membership
+    )
     return token

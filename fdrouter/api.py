@@ -136,6 +136,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     """
     if (request := context.get("request")) is not None:
         request.accepted_renderer = JSONRenderer()  # whatever the view gives when all is well
+        request.accepted_media_type = JSONRenderer.media_type  # not there yet where nothing that is accepted is given
     if (error := as_domain_error(exc)) is not None:
         set_rollback()
         return _problem_response(problem(error), status_of(error), waiting(error))

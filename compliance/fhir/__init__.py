@@ -1,0 +1,1 @@
+"""The evidence log and the origin of answers as FHIR R4: AuditEvent after IHE BALP, and Provenance."""
