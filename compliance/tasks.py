@@ -1,4 +1,4 @@
-"""Celery tasks of this app (queue ``reports``): parse an id, call one service."""
+"""Celery tasks of this app (queue ``reports``, and ``default`` for the log): parse an id, call one service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from celery import Task, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from django.db import OperationalError
 
+from compliance import log as evidence_log
 from compliance import reports
 from compliance.models import Report
 from fdrouter.errors import DomainError
@@ -70,3 +71,9 @@ def _failed(report: Report, reason: str) -> str:
 def resume_reports() -> int:
     """Enqueues open reports that nobody works on."""
     return reports.resume()
+
+
+@shared_task(name="compliance.tasks.tend_log", soft_time_limit=50, time_limit=60)
+def tend_log() -> int:
+    """Gives waiting events their places in the log's tree, and signs a checkpoint when it is time."""
+    return evidence_log.tend()

@@ -34,12 +34,16 @@ class Event:
 
 
 _append: Callable[[Iterable[Event]], None] | None = None
+_tend: Callable[[], int] | None = None
 
 
-def bind(append: Callable[[Iterable[Event]], None]) -> None:
-    """Names the function that appends events in the current transaction. Called once, by the wiring."""
-    global _append
-    _append = append
+def bind(append: Callable[[Iterable[Event]], None], tend: Callable[[], int] | None = None) -> None:
+    """Names the function that appends events in the current transaction, and the one that tends the log.
+
+    Called once, by the wiring.
+    """
+    global _append, _tend
+    _append, _tend = append, tend
 
 
 def record(*events: Event) -> None:
@@ -51,3 +55,13 @@ def record(*events: Event) -> None:
     if _append is None:
         raise RuntimeError("no evidence log is bound")
     _append(events)
+
+
+def tend() -> int:
+    """Gives events that wait their places in the log's tree, and signs it when it is time; returns how many got one.
+
+    A node's loop calls this every second. Never inside an action's transaction.
+    """
+    if _tend is None:
+        raise RuntimeError("no evidence log is bound")
+    return _tend()

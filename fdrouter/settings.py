@@ -214,7 +214,11 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"federation.tasks.dispatch": {"queue": "dispatch"}, "compliance.tasks.*": {"queue": "reports"}}
+CELERY_TASK_ROUTES = {
+    "federation.tasks.dispatch": {"queue": "dispatch"},
+    "compliance.tasks.tend_log": {"queue": "default"},
+    "compliance.tasks.*": {"queue": "reports"},
+}
 CELERY_TASK_TIME_LIMIT = 600
 CELERY_TASK_SOFT_TIME_LIMIT = 540
 CELERY_WORKER_PREFETCH_MULTIPLIER = 16
@@ -233,6 +237,8 @@ CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "federation.tasks.reconcile", "schedule": 600.0},
     "expire-reservations": {"task": "federation.tasks.expire_reservations", "schedule": 30.0},
     "probe-nodes": {"task": "federation.tasks.probe_nodes", "schedule": 10.0},
+    # A message that waited behind a long task is stale: the next one does the same.
+    "tend-log": {"task": "compliance.tasks.tend_log", "schedule": 1.0, "options": {"expires": 5.0}},
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
 }
 

@@ -1,10 +1,11 @@
 """The log of evidence: a Merkle tree over append-only rows.
 
 Events are written in the transaction of their action (:func:`append`) and get their place in the tree in batches
-afterwards (:func:`sequence`). Checkpoints sign what the tree holds.
+afterwards (:func:`sequence`); checkpoints sign what the tree holds (:func:`checkpoint`). :func:`tend` does both.
 """
 
+from compliance.log.checkpoints import LogDamaged, checkpoint, tend
 from compliance.log.entries import append, erase
 from compliance.log.sequencing import sequence
 
-__all__ = ["append", "erase", "sequence"]
+__all__ = ["LogDamaged", "append", "checkpoint", "erase", "sequence", "tend"]
