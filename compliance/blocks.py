@@ -55,6 +55,7 @@ class Block:
     title: str = ""
     key: str = ""
     retired: bool = False
+    cap: float = 0.0
 
     @property
     def checked(self) -> datetime | None:
@@ -145,6 +146,7 @@ def _of(node: Node, pace: _Pace) -> Iterator[Block]:
             title=node.hospital.name if len(told) == 1 else f"{node.hospital.name}, block {nth}",
             key=key,
             retired=retired,
+            cap=values["cap"],
         )
 
 

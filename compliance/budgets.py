@@ -65,7 +65,8 @@ class HospitalSpend:
     receipts_epsilon: int
 
 
-def _epsilon_entries() -> QuerySet[Entry]:
+def epsilon_entries() -> QuerySet[Entry]:
+    """Movements of departments' quotas, without refills."""
     return Entry.objects.filter(scope__kind=ScopeKind.DEPARTMENT, scope__unit=Unit.MICRO_EPSILON).exclude(
         kind=EntryKind.RESET
     )
@@ -91,7 +92,7 @@ def departments(principal: Principal, period: Period, hospital: str | None = Non
         keys[s.key]: s
         for s in Scope.objects.filter(kind=ScopeKind.DEPARTMENT, unit=Unit.MICRO_EPSILON, key__in=list(keys))
     }
-    entries = _epsilon_entries().filter(scope__in=scopes.values(), period__range=(period.start, period.end))
+    entries = epsilon_entries().filter(scope__in=scopes.values(), period__range=(period.start, period.end))
     by_day: dict[int, dict[date, int]] = {}
     for scope_id, day, amount in entries.values_list("scope_id", "period").annotate(total=Sum("amount")):
         by_day.setdefault(scope_id, {})[day] = amount
@@ -185,7 +186,7 @@ def daily(principal: Principal, period: Period, hospital: str | None = None) -> 
     }
     days = {day: nth for nth, day in enumerate(period.days)}
     series = {name: [0] * len(days) for name in places.values()}
-    rows = _epsilon_entries().filter(scope__key__in=list(keys), period__range=(period.start, period.end))
+    rows = epsilon_entries().filter(scope__key__in=list(keys), period__range=(period.start, period.end))
     for key, day, amount in rows.values_list(F("scope__key"), "period").annotate(total=Sum("amount")):
         series[places[keys[key]]][days[day]] += amount
     return series

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from compliance.blocks import Block
 from compliance.budgets import DepartmentSpend, HospitalSpend
 from compliance.selectors import KindCount
+from compliance.series import PurposeCount
 from privacy.quotas import MICRO
 
 OUTCOMES = (("done", "Answered"), ("failed", "Failed"), ("cancelled", "Stopped"), ("open", "Under way"))
@@ -103,25 +104,34 @@ def of_requests(rows: Sequence[KindCount]) -> Chart:
     return Chart("Requests by kind and outcome", "requests", labels, series)
 
 
+def of_purposes(rows: Sequence[PurposeCount]) -> Chart:
+    """Requests by purpose of use."""
+    rows = [row for row in rows if row.count]
+    counts = Series("Requests", tuple(float(row.count) for row in rows))
+    return Chart("Requests by purpose of use", "requests", tuple(row.label for row in rows), (counts,))
+
+
 # --- SVG ----------------------------------------------------------------------------------------------------------
 def figure(value: float) -> str:
     """At most two decimals, none where they are zero."""
     return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", bold: bool = False, size: int = 11) -> str:
+def text(x: float, y: float, said: str, *, anchor: str = "start", bold: bool = False, size: int = 11) -> str:
+    """Words at a place, escaped."""
     weight = ' font-weight="600"' if bold else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="#33474e"{weight}>'
-        f"{escape(words)}</text>"
+        f"{escape(said)}</text>"
     )
 
 
-def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
+def box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    """A filled rectangle."""
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" fill="{colour}" rx="1.5"/>'
 
 
-def _scale(top: float) -> tuple[float, float]:
+def scale(top: float) -> tuple[float, float]:
     """A round step and the first multiple of it that covers ``top``."""
     if top <= 0:
         return 1.0, 1.0
@@ -135,7 +145,7 @@ def _legend(chart: Chart) -> tuple[str, float]:
         return "", 0.0
     parts, x = [], 0.0
     for nth, series in enumerate(chart.series):
-        parts += [_box(x, 2, 10, 10, COLOURS[nth % len(COLOURS)]), _text(x + 15, 11, series.name)]
+        parts += [box(x, 2, 10, 10, COLOURS[nth % len(COLOURS)]), text(x + 15, 11, series.name)]
         x += 15 + 6.2 * len(series.name) + 22
     return "".join(parts), 26.0
 
@@ -144,10 +154,15 @@ def svg(chart: Chart) -> str:
     """The chart as a self-contained SVG of fixed width, readable without colour through its figures."""
     legend, top = _legend(chart)
     body, height = (_rows if chart.horizontal else _columns)(chart, top)
+    return framed(chart.title, legend + body, height)
+
+
+def framed(title: str, body: str, height: float) -> str:
+    """A whole SVG of the report's width around what is drawn."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}"'
-        f' height="{height:.0f}" role="img" aria-label={quoteattr(chart.title)} font-family="Inter Variable, Inter,'
-        f' DejaVu Sans, sans-serif"><title>{escape(chart.title)}</title>{legend}{body}</svg>'
+        f' height="{height:.0f}" role="img" aria-label={quoteattr(title)} font-family="Inter Variable, Inter,'
+        f' DejaVu Sans, sans-serif"><title>{escape(title)}</title>{body}</svg>'
     )
 
 
@@ -157,23 +172,23 @@ def _rows(chart: Chart, top: float) -> tuple[str, float]:
         sum(values) if chart.stacked else max(values, default=0.0)
         for values in zip(*(s.values for s in chart.series), strict=True)
     ]
-    limit = chart.top or _scale(max(totals, default=0.0))[1]
+    limit = chart.top or scale(max(totals, default=0.0))[1]
     room = WIDTH - LABEL - 64
     parts, y = [], top
     for nth, label in enumerate(chart.labels):
         middle = y + lanes * BAR / 2 + 4
-        parts.append(_text(LABEL - 10, middle, label, anchor="end"))
+        parts.append(text(LABEL - 10, middle, label, anchor="end"))
         x = float(LABEL)
         for lane, series in enumerate(chart.series):
             width = series.values[nth] / limit * room
             at = y if chart.stacked else y + lane * BAR
-            parts.append(_box(x, at, width, BAR - 2, COLOURS[lane % len(COLOURS)]))
+            parts.append(box(x, at, width, BAR - 2, COLOURS[lane % len(COLOURS)]))
             if chart.stacked:
                 x += width
             else:
-                parts.append(_text(LABEL + width + 6, at + BAR - 4, figure(series.values[nth])))
+                parts.append(text(LABEL + width + 6, at + BAR - 4, figure(series.values[nth])))
         if chart.stacked:
-            parts.append(_text(x + 6, middle, figure(totals[nth]), bold=True))
+            parts.append(text(x + 6, middle, figure(totals[nth]), bold=True))
         y += lanes * BAR + GAP
     parts.append(f'<line x1="{LABEL}" y1="{top - 3:.1f}" x2="{LABEL}" y2="{y - GAP + 2:.1f}" stroke="#b9c6ca"/>')
     return "".join(parts), y
@@ -181,14 +196,14 @@ def _rows(chart: Chart, top: float) -> tuple[str, float]:
 
 def _columns(chart: Chart, top: float) -> tuple[str, float]:
     totals = [sum(values) for values in zip(*(s.values for s in chart.series), strict=True)]
-    step, limit = _scale(max(totals, default=0.0))
+    step, limit = scale(max(totals, default=0.0))
     left, floor = 44.0, top + 8 + COLUMN_HEIGHT
     pitch = (WIDTH - left) / max(len(chart.labels), 1)
     parts = []
     for nth in range(round(limit / step) + 1):
         y = floor - nth * step / limit * COLUMN_HEIGHT
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{WIDTH}" y2="{y:.1f}" stroke="#dbe4e6"/>')
-        parts.append(_text(left - 7, y + 4, figure(nth * step), anchor="end", size=10))
+        parts.append(text(left - 7, y + 4, figure(nth * step), anchor="end", size=10))
     every = max(1, math.ceil(len(chart.labels) / 10))
     for nth, label in enumerate(chart.labels):
         x, y = left + nth * pitch, floor
@@ -196,7 +211,7 @@ def _columns(chart: Chart, top: float) -> tuple[str, float]:
             height = series.values[nth] / limit * COLUMN_HEIGHT
             y -= height
             if height:
-                parts.append(_box(x + pitch * 0.14, y, pitch * 0.72, height, COLOURS[lane % len(COLOURS)]))
+                parts.append(box(x + pitch * 0.14, y, pitch * 0.72, height, COLOURS[lane % len(COLOURS)]))
         if nth % every == 0:
-            parts.append(_text(x + pitch / 2, floor + 15, label, anchor="middle", size=10))
+            parts.append(text(x + pitch / 2, floor + 15, label, anchor="middle", size=10))
     return "".join(parts), floor + 22

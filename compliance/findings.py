@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -49,7 +50,8 @@ def _capital(sentence: str) -> str:
 
 def findings(facts: dict[str, Any]) -> list[Finding]:
     """The page after the cover, what asks for a decision first."""
-    found = [_requests(facts), _private(facts), *_blocks(facts), _quotas(facts), _access(facts), _evidence(facts)]
+    found = [_requests(facts), _private(facts), *_blocks(facts), _quotas(facts), _access(facts), *_controls(facts)]
+    found += [_evidence(facts), *_proofs(facts)]
     return sorted(found, key=lambda finding: not finding.attention)
 
 
@@ -170,3 +172,48 @@ def _evidence(facts: dict[str, Any]) -> Finding:
             "The database refuses to change, delete or empty them.",
         ),
     )
+
+
+def _controls(facts: dict[str, Any]) -> list[Finding]:
+    rows = facts.get("controls")
+    if not rows:
+        return []
+    by_status = Counter(row["status"] for row in rows)
+    sentences = [
+        f"{by_status['met']:,} of {count(len(rows), 'control is', 'controls are')} met by evidence from live data,"
+        f" {by_status['partial'] or 'none'} partly; {by_status['not_met'] or 'none'} not."
+    ]
+    if by_status["excepted"]:
+        sentences.append(f"{_capital(count(by_status['excepted'], 'exception is', 'exceptions are'))} in force.")
+    unmet = [f"{row['citation']} ({row['title'].lower()})" for row in rows if row["status"] == "not_met"]
+    if unmet:
+        more = f" and {len(unmet) - 3} more" if len(unmet) > 3 else ""
+        named = listing(unmet) if len(unmet) <= 3 else ", ".join(unmet[:3])
+        sentences.append(f"Not met: {named}{more}.")
+    return [Finding("Controls", tuple(sentences), attention=bool(unmet))]
+
+
+def _proofs(facts: dict[str, Any]) -> list[Finding]:
+    if "log" not in facts:
+        return []
+    log = facts["log"]
+    if log["checkpoint"] is None:
+        why = "No checkpoint is signed, so this report carries no proof that the log was not rewritten."
+        return [Finding("Proofs", (why,), attention=True)]
+    point, proved, cosigned = log["checkpoint"], log["proved"], log["witnesses"]["cosigned"]
+    if cosigned:
+        named = f"It is cosigned by {listing(cosigned)}, of {count(log['witnesses']['known'], 'witness', 'witnesses')}."
+    else:
+        named = "No witness has cosigned it yet, so only the platform vouches for it."
+    sentences = [f"The log is signed up to its entry {point['size'] - 1:,}.", named]
+    if proved["entries"]:
+        sentences.append(
+            f"{_capital(count(proved['entries'], 'entry', 'entries'))} of the privacy ledger from this period come with"
+            f" proofs in this file and add up to epsilon {figure(proved['epsilon'] / MICRO)} of departments' quotas."
+        )
+    left = proved["of"] - proved["entries"]
+    if left:
+        sentences.append(
+            f"{_capital(count(left, 'further entry is', 'further entries are'))} in the log without proof here."
+        )
+    return [Finding("Proofs", tuple(sentences))]

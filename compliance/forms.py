@@ -15,6 +15,7 @@ from accounts.policy import PURPOSES
 from accounts.principals import Principal
 from compliance import access, period
 from compliance.charts import OUTCOMES
+from compliance.models import ReportKind
 from compliance.period import Period
 from compliance.selectors import EVENT_SORTS, REQUEST_SORTS, EventFilter, RequestFilter, event_kinds
 from federation.models import Kind, Node
@@ -156,18 +157,41 @@ class EventForm(_DepartmentForm):
 
 
 class ReportForm(forms.Form):
-    """Which month, and of which hospital."""
+    """Which kind of period, which one, and of which hospital.
+
+    ``start`` is any day of the day, week, month or quarter; ``end`` counts for a free range only.
+    """
+
+    kind = forms.ChoiceField(label="Period", choices=ReportKind.choices, initial=ReportKind.MONTHLY)
+    start = _dated("A day of it, or the first")
+    end = _dated("Last day")
 
     def __init__(self, principal: Principal, data: QueryDict | None = None) -> None:
         super().__init__(data)
-        months = [(month.isoformat(), f"{month:%B %Y}") for month in period.recent_months(24)]
-        self.fields["month"] = forms.ChoiceField(label="Month", choices=months)
+        self.covered = period.today()
+        self.fields["start"].required = True
+        self.fields["start"].initial = period.latest_complete("monthly").start
         places = [(place.code, place.name) for place in access.hospitals(principal)]
         if principal.hospital is None:
             places.insert(0, ("", "All hospitals"))
         self.fields["hospital"] = forms.ChoiceField(label="Hospital", choices=places, required=False)
         for field in self.fields.values():
-            field.widget.attrs["class"] = "form-select"
+            select = isinstance(field.widget, forms.Select)
+            field.widget.attrs["class"] = "form-select" if select else "form-control"
 
-    def clean_month(self) -> date:
-        return date.fromisoformat(self.cleaned_data["month"])
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        kind, start, end = cleaned.get("kind"), cleaned.get("start"), cleaned.get("end")
+        if not kind or not start:
+            return cleaned
+        if kind != ReportKind.RANGE:
+            self.covered = period.whole(kind, start)
+        elif end is None:
+            self.add_error("end", "A free range has a last day.")
+        elif not 1 <= (end - start).days + 1 <= period.LONGEST_REPORT:
+            self.add_error("end", f"Choose 1 to {period.LONGEST_REPORT} days.")
+        else:
+            self.covered = Period(start, end)
+        if self.covered.start > period.today().end:
+            self.add_error("start", "Choose a period that has begun.")
+        return cleaned

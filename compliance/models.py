@@ -162,16 +162,32 @@ REPORT_TRANSITIONS: dict[ReportState, frozenset[ReportState]] = {
 REPORT_OPEN = tuple(state for state, following in REPORT_TRANSITIONS.items() if following)
 
 
-class Report(models.Model):
-    """A monthly report. ``compliance.reports`` is its only writer; the database keeps what was frozen or finished.
+class ReportKind(models.TextChoices):
+    """How long a report's period is."""
 
-    ``facts`` are frozen before anything is rendered, so another attempt shows the same figures. ``lease`` is until
-    when a worker holds the row; an attempt whose lease is over may be replaced by the next one.
+    DAILY = "daily", "Day"
+    WEEKLY = "weekly", "Week"
+    MONTHLY = "monthly", "Month"
+    QUARTERLY = "quarterly", "Quarter"
+    RANGE = "range", "Any range"
+
+
+class Report(models.Model):
+    """A report of a period. ``compliance.reports`` is its only writer; the database keeps what was frozen or finished.
+
+    ``facts`` are frozen before anything is rendered, so another attempt shows the same figures; ``attached`` are the
+    texts and files (base64) that go into the document beside them, each with its digest in the facts. ``lease`` is
+    until when a worker holds the row; an attempt whose lease is over may be replaced by the next one.
+
+    ``document_sha256`` is of the document before its signature, which the same facts give again; ``pdf_sha256`` is of
+    what is handed out. ``signed_by`` is empty where nothing signed.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     hospital = models.CharField(max_length=40, blank=True, help_text="Empty: the whole network.")
-    month = models.DateField(help_text="The first day of the month.")
+    kind = models.CharField(max_length=12, choices=ReportKind.choices)
+    start = models.DateField(help_text="The first day.")
+    end = models.DateField(help_text="The last day, included.")
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="reports")
     requested_at = models.DateTimeField(auto_now_add=True)
     state = models.CharField(max_length=12, choices=ReportState.choices, default=ReportState.QUEUED)
@@ -181,14 +197,17 @@ class Report(models.Model):
     lease = models.DateTimeField(null=True)
     facts = models.JSONField(null=True)
     facts_sha256 = models.CharField(max_length=64, blank=True)
+    attached = models.JSONField(null=True)
     pdf = models.BinaryField(null=True)
     pdf_sha256 = models.CharField(max_length=64, blank=True)
+    document_sha256 = models.CharField(max_length=64, blank=True)
+    signed_by = models.CharField(max_length=200, blank=True)
     finished_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["hospital", "month"],
+                fields=["hospital", "start", "end"],
                 condition=Q(state__in=["queued", "rendering"]),
                 name="report_open_once",
             ),
@@ -198,8 +217,14 @@ class Report(models.Model):
                 name="report_done_has_its_pdf",
             ),
             models.CheckConstraint(condition=Q(progress__lte=100), name="report_progress_is_percent"),
+            models.CheckConstraint(condition=Q(end__gte=models.F("start")), name="report_ends_after_it_begins"),
         ]
         indexes = [models.Index(fields=["-requested_at"], name="report_latest")]
 
     def __str__(self) -> str:
-        return f"{self.month:%Y-%m} {self.hospital or 'network'} {self.state}"
+        return f"{self.start} to {self.end} {self.hospital or 'network'} {self.state}"
+
+
+# Tables of the app's parts. Django finds a model only when its module is imported with this one.
+from compliance.controls.models import ControlException  # noqa: E402, F401
+from compliance.schedules.models import ReportDelivery, ReportSchedule  # noqa: E402, F401

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,12 +18,13 @@ from weasyprint import HTML, Attachment
 from weasyprint.text.fonts import FontConfiguration
 from weasyprint.urls import FatalURLFetchingError, URLFetcher, URLFetcherResponse
 
-from compliance import charts
+from compliance import charts, drawings, period
 from compliance import facts as frozen
 from compliance.blocks import Block
 from compliance.budgets import DepartmentSpend, HospitalSpend
 from compliance.findings import findings, words
 from compliance.selectors import KindCount
+from compliance.series import PurposeCount
 
 ASSETS = {
     "asset:report.css": ("compliance/report.css", "text/css"),
@@ -59,38 +61,41 @@ class BundledOnly(URLFetcher):  # type: ignore[misc]
         return URLFetcherResponse(url, Path(path).read_bytes(), {"Content-Type": kind})
 
 
-def render(facts: dict[str, Any], digest: str) -> bytes:
-    """The report as PDF/A-3 with the facts attached as JSON.
+def render(facts: dict[str, Any], digest: str, files: dict[str, bytes]) -> bytes:
+    """The report as PDF/A-3a with the facts attached as JSON, and the files that the facts name.
 
     Raises:
         AddressRefused: the document refers to something that is not bundled.
     """
-    return convert(render_to_string("compliance/report.html", context(facts, digest)), facts=facts, digest=digest)
+    html = render_to_string("compliance/report.html", context(facts, digest))
+    return convert(html, facts=facts, digest=digest, files=files)
 
 
-def convert(html: str, *, facts: dict[str, Any], digest: str) -> bytes:
+def convert(html: str, *, facts: dict[str, Any], digest: str, files: dict[str, bytes] | None = None) -> bytes:
     """HTML to PDF under the fetcher that refuses; the same input gives the same bytes."""
     moment = datetime.fromisoformat(facts["generated_at"])
-    attachment = Attachment(
-        string=frozen.canonical(facts),
-        name="facts.json",
-        description="The figures of this report",
-        relationship="Data",
-        created=moment,
-        modified=moment,
-    )
+    told = {row["name"]: row["description"] for row in facts.get("attachments", ())}
+    attached = [_attachment("facts.json", frozen.canonical(facts), "The figures of this report", "Data", moment)]
+    for name, data in sorted((files or {}).items()):
+        attached.append(_attachment(name, data, told.get(name, name), "Supplement", moment))
     try:
         with _stopped_clock(moment):
             document = HTML(string=html, base_url="asset:", url_fetcher=BundledOnly())
             pdf: bytes = document.write_pdf(
                 font_config=FontConfiguration(),
-                attachments=[attachment],
+                attachments=attached,
                 pdf_variant="pdf/a-3a",
                 pdf_identifier=bytes.fromhex(digest)[:16],
             )
     except FatalURLFetchingError as error:
         raise AddressRefused(str(error)) from None
     return pdf
+
+
+def _attachment(name: str, data: bytes, description: str, relationship: str, moment: datetime) -> Attachment:
+    return Attachment(
+        string=data, name=name, description=description, relationship=relationship, created=moment, modified=moment
+    )
 
 
 @contextmanager
@@ -115,35 +120,72 @@ def _svg(chart: charts.Chart) -> SafeString | None:
     return None if chart.is_empty else mark_safe(charts.svg(chart))  # noqa: S308
 
 
+def _drawn(svg: str, there: Any) -> SafeString | None:
+    # Every text in it is escaped by compliance.charts.
+    return mark_safe(svg) if there else None  # noqa: S308
+
+
 def context(facts: dict[str, Any], digest: str) -> dict[str, Any]:
-    """What the template says. Rows are rebuilt from the frozen facts alone."""
-    departments = [DepartmentSpend(**row) for row in facts["departments"]]
-    hospitals = [HospitalSpend(**row) for row in facts["hospitals"]]
-    blocks = [Block(**row) for row in facts["blocks"]]
-    kinds = [KindCount(**row) for row in facts["requests"]["kinds"]]
+    """What the template says. Rows are rebuilt from the frozen facts alone, also from those of earlier versions."""
+    start, end = (date.fromisoformat(facts["period"][key]) for key in ("start", "end"))
     zone = ZoneInfo(facts["period"]["time_zone"])
     generated = datetime.fromisoformat(facts["generated_at"]).astimezone(zone)
     found = findings(facts)
     return {
         "facts": facts,
         "digest": digest,
-        "title": f"Privacy report, {datetime.fromisoformat(facts['period']['start']):%B %Y}",
+        "title": f"Privacy report, {facts['period'].get('name') or period.name(start, end, 'monthly')}",
         "start": words(facts["period"]["start"]),
         "end": words(facts["period"]["end"]),
         "generated": f"{generated.day} {generated:%B %Y, %H:%M} {facts['period']['time_zone']}",
         "attention": [finding for finding in found if finding.attention],
         "findings": [finding for finding in found if not finding.attention],
+        "evidence": facts["evidence"],
+        "log": facts.get("log", {}),
+        "attachments": facts.get("attachments", []),
+        **_privacy(facts, start, end, generated.date()),
+        **_requests(facts),
+        **_controls(facts.get("controls", [])),
+    }
+
+
+def _privacy(facts: dict[str, Any], start: date, end: date, taken: date) -> dict[str, Any]:
+    departments = [DepartmentSpend(**row) for row in facts["departments"]]
+    hospitals = [HospitalSpend(**row) for row in facts["hospitals"]]
+    blocks = [Block(**row) for row in facts["blocks"]]
+    lines, heat = facts.get("burn_down", []), facts.get("heat", {"columns": [], "rows": []})
+    charged = {row.code: row.receipts_epsilon for row in hospitals}
+    one = len(hospitals) == 1
+    return {
         "departments": departments,
         "departments_sum": sum(row.spent for row in departments),
         "hospitals": hospitals,
         "blocks": blocks,
+        "lifetimes": [(block, charged.get(block.hospital, 0)) for block in blocks],
+        "chart_departments": _svg(charts.by_department(departments, one_hospital=one)),
+        "chart_hospitals": _svg(charts.by_hospital(hospitals)),
+        "chart_days": _svg(charts.of_days(frozen.days(facts), facts["daily"])),
+        "chart_burn_down": _drawn(drawings.burn_down(lines, start, end, taken), lines),
+        "chart_heat": _drawn(drawings.heat(heat["columns"], heat["rows"], one_hospital=one), heat["rows"]),
+        "heat": heat if len(heat["columns"]) <= drawings.MOST_FIGURES else None,
+    }
+
+
+def _requests(facts: dict[str, Any]) -> dict[str, Any]:
+    kinds = [KindCount(**row) for row in facts["requests"]["kinds"]]
+    purposes = [PurposeCount(**row) for row in facts["requests"].get("purposes", ())]
+    return {
         "kinds": kinds,
         "total": KindCount(**facts["requests"]["total"]),
+        "purposes": purposes,
         "reasons": facts["requests"]["reasons"],
-        "evidence": facts["evidence"],
-        "chart_departments": _svg(charts.by_department(departments, one_hospital=len(hospitals) == 1)),
-        "chart_hospitals": _svg(charts.by_hospital(hospitals)),
-        "chart_blocks": _svg(charts.of_blocks(blocks)),
-        "chart_days": _svg(charts.of_days(frozen.days(facts), facts["daily"])),
         "chart_requests": _svg(charts.of_requests(kinds)),
+        "chart_purposes": _svg(charts.of_purposes(purposes)),
     }
+
+
+def _controls(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = {row["status"]: row["status_name"] for row in rows}
+    ordered = {status: names[status] for status in drawings.STATUS_COLOURS if status in names}
+    regulations = [(name, list(group)) for name, group in groupby(rows, key=lambda row: row["regulation"])]
+    return {"regulations": regulations, "chart_controls": _drawn(drawings.strip(rows, ordered), rows)}

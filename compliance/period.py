@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
@@ -9,6 +10,8 @@ from django.utils import timezone
 
 FIRST_YEAR, LAST_YEAR = 2020, 2100
 """Dates outside of these are mistakes."""
+LONGEST_REPORT = 400
+"""Days that a report may cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +54,54 @@ def month_to_date() -> Period:
     return Period(day.replace(day=1), day)
 
 
-def month(first: date) -> Period:
-    """The month that begins on ``first``, cut off after today."""
-    following = (first.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return Period(first.replace(day=1), min(following - timedelta(days=1), timezone.localdate()))
+def _first_of_quarter(day: date) -> date:
+    return day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1)
 
 
-def recent_months(count: int) -> list[date]:
-    """The first days of this month and of those before it, newest first."""
-    first = timezone.localdate().replace(day=1)
-    found = [first]
-    while len(found) < count:
-        found.append((found[-1] - timedelta(days=1)).replace(day=1))
-    return found
+def _months_on(first: date, count: int) -> date:
+    months = first.year * 12 + first.month - 1 + count
+    return date(months // 12, months % 12 + 1, 1)
+
+
+_WHOLE: dict[str, Callable[[date], tuple[date, date]]] = {
+    "daily": lambda day: (day, day + timedelta(days=1)),
+    "weekly": lambda day: (day - timedelta(days=day.weekday()), day + timedelta(days=7 - day.weekday())),
+    "monthly": lambda day: (day.replace(day=1), _months_on(day.replace(day=1), 1)),
+    "quarterly": lambda day: (_first_of_quarter(day), _months_on(_first_of_quarter(day), 3)),
+}
+"""First day, and first day after, of the day, week (from Monday), month or quarter that a day is in."""
+
+
+def whole(kind: str, day: date) -> Period:
+    """The day, week, month or quarter that ``day`` is in, to its last day.
+
+    Raises:
+        KeyError: no such kind, or one that a calendar does not divide into.
+    """
+    start, following = _WHOLE[kind](day)
+    return Period(start, following - timedelta(days=1))
+
+
+def latest_complete(kind: str) -> Period:
+    """The last day, week, month or quarter that is over.
+
+    Raises:
+        KeyError: as of :func:`whole`.
+    """
+    return whole(kind, whole(kind, timezone.localdate()).start - timedelta(days=1))
+
+
+def name(start: date, end: date, kind: str = "range") -> str:
+    """A period as people say it: ``March 2026``, ``2nd quarter 2026``, ``3 March 2026``, ``3 to 9 March 2026``."""
+    if kind == "monthly":
+        return f"{start:%B %Y}"
+    if kind == "quarterly":
+        nth = (start.month - 1) // 3 + 1
+        return f"{('1st', '2nd', '3rd', '4th')[nth - 1]} quarter {start.year}"
+    last = f"{end.day} {end:%B %Y}"
+    if start == end:
+        return last
+    if (start.year, start.month) == (end.year, end.month):
+        return f"{start.day} to {last}"
+    first = f"{start.day} {start:%B}" if start.year == end.year else f"{start.day} {start:%B %Y}"
+    return f"{first} to {last}"

@@ -1,5 +1,8 @@
 """The only writer of reports: request, claim, freeze, finish or fail, download. Each is compare-and-set, with evidence.
 
+What the renderer makes is the same for the same facts, byte for byte; a signature has a time and comes after it, so
+that both digests are kept: that of the document, and that of the signed file.
+
 A worker holds a row under a lease. When it is killed the lease runs out, and the next attempt renders the same frozen
 facts; a late worker's result is refused, because the attempt has moved on.
 """
@@ -8,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +23,10 @@ from django.utils import timezone
 from accounts import principals
 from accounts.models import Hospital
 from accounts.principals import Principal
-from compliance import access, facts, selectors
-from compliance.models import REPORT_OPEN, Report, ReportState
-from compliance.period import FIRST_YEAR
+from compliance import access, enclosures, facts, period, selectors
+from compliance import log as evidence_log
+from compliance.models import REPORT_OPEN, Report, ReportKind, ReportState
+from compliance.period import FIRST_YEAR, LONGEST_REPORT, Period
 from fdrouter import evidence
 from fdrouter.errors import Conflict, InvalidParameter, NotFound, PolicyDenied
 
@@ -30,8 +35,24 @@ LEASE = timedelta(seconds=90)
 QUEUE_PATIENCE = timedelta(seconds=60)
 OPEN_ONCE = "report_open_once"
 
-Renderer = Callable[[dict[str, Any], str], bytes]
-"""(facts, their digest) -> PDF."""
+Renderer = Callable[[dict[str, Any], str, dict[str, bytes]], bytes]
+"""(facts, their digest, files to attach) -> PDF."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed document: its bytes, and the name in the certificate."""
+
+    pdf: bytes
+    by: str
+
+
+Signer = Callable[[bytes], Signed | None]
+"""PDF -> the signed one; ``None``: this process has no key to sign with."""
+
+
+def unsigned(document: bytes) -> None:
+    """The signer of a process without a key."""
 
 
 class Superseded(Exception):
@@ -39,7 +60,7 @@ class Superseded(Exception):
 
 
 def _event(report: Report, kind: str, outcome: str = "ok", actor: int | None = None, **details: Any) -> evidence.Event:
-    details |= {"month": f"{report.month:%Y-%m}"}
+    details |= {"period": f"{report.start}/{report.end}"}
     return evidence.Event(
         kind=kind,
         outcome=outcome,
@@ -51,52 +72,65 @@ def _event(report: Report, kind: str, outcome: str = "ok", actor: int | None = N
 
 
 # --- asking -------------------------------------------------------------------------------------------------------
-def request(principal: Principal, *, month: date, hospital: str = "") -> tuple[Report, bool]:
-    """Queues a report of the month that begins on ``month``; asked for twice at once, it is made once.
+def request(
+    principal: Principal, covered: Period, *, kind: str = ReportKind.RANGE, hospital: str = ""
+) -> tuple[Report, bool]:
+    """Queues a report of the period; asked for twice at once, it is made once.
 
     Returns the report and whether this call made it.
 
     Raises:
         NotFound: the portal or the hospital is not this person's.
         PolicyDenied: auditors read reports, officers request them.
-        InvalidParameter: no such month or hospital.
+        InvalidParameter: no such period, kind or hospital.
     """
     within = access.reach(principal, hospital) or ""
     if not access.may_request_reports(principal):
-        _refuse(principal, month, within)
-    if month.day != 1 or month.year < FIRST_YEAR or month > timezone.localdate():
-        raise InvalidParameter("Choose a month that has begun.", field="month")
+        _refuse(principal, covered, within)
+    _check(covered, kind)
     if within and not Hospital.objects.filter(pk=within).exists():
         raise InvalidParameter("There is no such hospital.", field="hospital")
     with transaction.atomic():
-        report, created = _open_once(principal, month, within)
+        report, created = _open_once(principal, covered, kind, within)
         if created:
             evidence.record(_event(report, "report.request", actor=principal.user_id))
         enqueue(report.pk)
     return report, created
 
 
-def _refuse(principal: Principal, month: date, hospital: str) -> None:
+def _check(covered: Period, kind: str) -> None:
+    if kind not in ReportKind.values:
+        raise InvalidParameter("There is no such kind of report.", field="kind")
+    if covered.start.year < FIRST_YEAR or covered.start > timezone.localdate():
+        raise InvalidParameter("Choose a period that has begun.", field="start")
+    if not 1 <= (covered.end - covered.start).days + 1 <= LONGEST_REPORT:
+        raise InvalidParameter(f"A report covers 1 to {LONGEST_REPORT} days.", field="end")
+    if kind != ReportKind.RANGE and covered != period.whole(kind, covered.start):
+        raise InvalidParameter("These days are not the whole of a period of this kind.", field="start")
+
+
+def _refuse(principal: Principal, covered: Period, hospital: str) -> None:
     evidence.record(
         evidence.Event(
             kind="report.request",
             outcome="denied",
             actor_id=principal.user_id,
             hospital=hospital or None,
-            details={"month": f"{month:%Y-%m}", "role": principal.role},
+            details={"period": f"{covered.start}/{covered.end}", "role": principal.role},
         )
     )
     raise PolicyDenied("Only a privacy officer can request a report.")
 
 
-def _open_once(principal: Principal, month: date, hospital: str) -> tuple[Report, bool]:
-    still_open = Report.objects.filter(hospital=hospital, month=month, state__in=REPORT_OPEN)
+def _open_once(principal: Principal, covered: Period, kind: str, hospital: str) -> tuple[Report, bool]:
+    what = {"hospital": hospital, "start": covered.start, "end": covered.end}
+    still_open = Report.objects.filter(**what, state__in=REPORT_OPEN)
     found = still_open.first()
     if found is not None:
         return found, False
     try:
         with transaction.atomic():
-            made = Report.objects.create(hospital=hospital, month=month, requested_by_id=principal.user_id)
+            made = Report.objects.create(**what, kind=kind, requested_by_id=principal.user_id)
         return made, True
     except IntegrityError as error:
         if OPEN_ONCE not in str(error):
@@ -156,30 +190,54 @@ def _step(report: Report, **values: Any) -> None:
         setattr(report, field, value)
 
 
-def render(report: Report, renderer: Renderer) -> None:
-    """Freezes the facts unless an earlier attempt did, renders them, stores the PDF and its digest.
+def render(report: Report, renderer: Renderer, signer: Signer = unsigned) -> None:
+    """Freezes the facts unless an earlier attempt did, renders them, signs, stores the PDF and its digests.
 
     Raises:
         Superseded: another attempt took over.
         Unauthenticated, NotFound: who asked has lost the post.
+        LogDamaged: the log does not continue what was signed, and no report may say that it does.
     """
     if report.facts is None:
         principal = principals.for_user(report.requested_by_id)
-        frozen = facts.collect(principal, report.month, report.hospital)
-        _step(report, facts=frozen, facts_sha256=facts.digest(frozen), progress=30)
+        evidence_log.sequence()
+        evidence_log.checkpoint(force=True)
+        frozen = facts.collect(principal, Period(report.start, report.end), report.hospital, report.kind)
+        _step(
+            report,
+            facts=frozen.facts,
+            facts_sha256=facts.digest(frozen.facts),
+            attached=enclosures.encoded(frozen.files),
+            progress=30,
+        )
     _step(report, progress=45)
-    pdf = renderer(report.facts or {}, report.facts_sha256)
-    _step(report, progress=90)
-    finish(report, pdf)
+    document = renderer(report.facts or {}, report.facts_sha256, enclosures.decoded(report.attached))
+    _step(report, progress=85)
+    signed = signer(document)
+    _step(report, progress=95)
+    finish(report, document, signed)
 
 
-def finish(report: Report, pdf: bytes) -> None:
+def finish(report: Report, document: bytes, signed: Signed | None = None) -> None:
     """Stores the PDF; the row never changes again."""
-    digest = hashlib.sha256(pdf).hexdigest()
+    pdf = signed.pdf if signed else document
+    digests = {
+        "pdf_sha256": hashlib.sha256(pdf).hexdigest(),
+        "document_sha256": hashlib.sha256(document).hexdigest(),
+        "signed_by": signed.by if signed else "",
+    }
     with transaction.atomic():
-        _step(report, state=ReportState.DONE, pdf=pdf, pdf_sha256=digest, progress=100, finished_at=timezone.now())
+        _step(report, state=ReportState.DONE, pdf=pdf, **digests, progress=100, finished_at=timezone.now())
         evidence.record(
-            _event(report, "report.finish", sha256=digest, facts_sha256=report.facts_sha256, bytes=len(pdf))
+            _event(
+                report,
+                "report.finish",
+                sha256=report.pdf_sha256,
+                document_sha256=report.document_sha256,
+                facts_sha256=report.facts_sha256,
+                signed=signed is not None,
+                bytes=len(pdf),
+            )
         )
 
 

@@ -125,6 +125,11 @@ def _narrow(rows: QuerySet[Inference], chosen: RequestFilter) -> QuerySet[Infere
     return rows.filter(**{field: value for field, value in exact.items() if value})
 
 
+def narrowed(principal: Principal, chosen: RequestFilter) -> QuerySet[Inference]:
+    """The chosen requests, to count."""
+    return _narrow(_requests(principal, chosen.hospital), chosen)
+
+
 def _order(sort: str, allowed: dict[str, str], latest: str, unique: str) -> list[Any]:
     """Order by one column, empty values last; ties newest first, so that pages never overlap."""
     column = F(allowed[sort.removeprefix("-")])
@@ -292,7 +297,7 @@ def event_outcomes(principal: Principal) -> list[str]:
 def reports(principal: Principal) -> QuerySet[Report]:
     """Reports within reach, newest first, without their contents. A hospital's people see that hospital's only."""
     within = access.reach(principal)
-    rows = Report.objects.select_related("requested_by").defer("pdf", "facts").order_by("-requested_at")
+    rows = Report.objects.select_related("requested_by").defer("pdf", "facts", "attached").order_by("-requested_at")
     return rows if within is None else rows.filter(hospital=within)
 
 

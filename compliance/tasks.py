@@ -13,6 +13,7 @@ from django.db import OperationalError
 from compliance import log as evidence_log
 from compliance import reports
 from compliance.models import Report
+from compliance.schedules import services as schedules
 from fdrouter.errors import DomainError
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ def render_report(self: Task[Any, Any], report_id: str) -> str:
             return "nothing to do"
         raise self.retry(countdown=seconds + 1)
     try:
-        from compliance import pdf  # loads fonts and layout code that only this worker needs
+        from compliance import pdf, signing  # load fonts and layout code that only this worker needs
 
-        reports.render(report, pdf.render)
+        reports.render(report, pdf.render, signing.sign)
     except reports.Superseded:
         return "superseded"
     except SoftTimeLimitExceeded:
@@ -71,6 +72,13 @@ def _failed(report: Report, reason: str) -> str:
 def resume_reports() -> int:
     """Enqueues open reports that nobody works on."""
     return reports.resume()
+
+
+@shared_task(name="compliance.tasks.scheduled_reports", soft_time_limit=240, time_limit=300)
+def scheduled_reports() -> int:
+    """Requests the reports whose period is over, and sends those that are ready."""
+    schedules.make_due()
+    return schedules.send_due()
 
 
 @shared_task(name="compliance.tasks.tend_log", soft_time_limit=50, time_limit=60)

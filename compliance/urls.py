@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.urls import path
 
 from compliance import views
+from compliance.controls.urls import urlpatterns as controls
+from compliance.schedules import views as schedules
 
 app_name = "compliance"
 urlpatterns = [
@@ -16,7 +18,10 @@ urlpatterns = [
     path("events", views.events, name="events"),
     path("events.csv", views.events_csv, name="events-csv"),
     path("grants", views.quota_grants, name="grants"),
+    *controls,
     path("reports", views.reports, name="reports"),
+    path("reports/schedules", schedules.schedule, name="report-schedule"),
+    path("reports/schedules/<uuid:schedule_id>", schedules.switch, name="report-schedule-switch"),
     path("reports/list", views.report_list, name="report-list"),
     path("reports/<uuid:report_id>/download", views.report_download, name="report-download"),
 ]

@@ -25,6 +25,8 @@ from compliance import blocks as dataset_blocks
 from compliance import reports as report_service
 from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
 from compliance.models import REPORT_OPEN
+from compliance.schedules.forms import ScheduleForm
+from compliance.schedules.services import file_name
 from compliance.selectors import EventFilter, RequestFilter
 from fdrouter.errors import Conflict, NotFound, QuotaSpent, Unauthenticated
 from privacy import grants
@@ -269,7 +271,10 @@ def _report_rows(principal: Principal) -> dict[str, Any]:
     rows = list(selectors.reports(principal)[:REPORT_ROWS])
     names = {place.code: place.name for place in access.hospitals(principal)}
     return {
-        "reports": [(row, names.get(row.hospital, row.hospital) or "All hospitals") for row in rows],
+        "reports": [
+            (row, names.get(row.hospital, row.hospital) or "All hospitals", period.name(row.start, row.end, row.kind))
+            for row in rows
+        ],
         "working": any(row.state in REPORT_OPEN for row in rows),
         "may_request": access.may_request_reports(principal),
     }
@@ -278,21 +283,37 @@ def _report_rows(principal: Principal) -> dict[str, Any]:
 @require_http_methods(["GET", "POST"])
 @portal_page
 def reports(request: HttpRequest, principal: Principal) -> HttpResponse:
-    """Monthly reports: ask for one, watch it, take it."""
-    asking = request.method == "POST"
-    form = ReportForm(principal, request.POST if asking else None)
-    if asking and form.is_valid():
-        data = form.cleaned_data
-        _, created = report_service.request(principal, month=data["month"], hospital=data["hospital"])
-        if not created:
-            messages.info(request, "This report is already being made.")
-        return redirect("compliance:reports")
-    return render(
-        request,
-        "compliance/reports.html",
-        {"form": form, **_report_rows(principal)},
-        status=UNPROCESSABLE if asking else 200,
-    )
+    """Reports of any period: ask for one, watch it, take it."""
+    if request.method != "POST":
+        return reports_page(request, principal)
+    form = ReportForm(principal, request.POST)
+    if not form.is_valid():
+        return reports_page(request, principal, form=form, status=UNPROCESSABLE)
+    data = form.cleaned_data
+    _, created = report_service.request(principal, form.covered, kind=data["kind"], hospital=data["hospital"])
+    if not created:
+        messages.info(request, "This report is already being made.")
+    return redirect("compliance:reports")
+
+
+def reports_page(
+    request: HttpRequest,
+    principal: Principal,
+    *,
+    form: ReportForm | None = None,
+    schedule_form: ScheduleForm | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    """The page, with the form that was sent where it was wrong."""
+    from compliance.schedules import views as schedules  # its views stand on this module
+
+    context = {
+        "form": form or ReportForm(principal),
+        "schedule_form": schedule_form or ScheduleForm(principal),
+        **_report_rows(principal),
+        **schedules.rows(principal),
+    }
+    return render(request, "compliance/reports.html", context, status=status)
 
 
 @require_safe
@@ -308,7 +329,6 @@ def report_download(request: HttpRequest, principal: Principal, report_id: Any) 
     """The PDF."""
     report = report_service.download(principal, report_id)
     response = HttpResponse(bytes(report.pdf or b""), content_type="application/pdf")
-    name = f"privacy-report-{report.month:%Y-%m}-{report.hospital or 'network'}.pdf"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Content-Disposition"] = f'attachment; filename="{file_name(report)}"'
     response["Cache-Control"] = "no-store"
     return response

@@ -177,6 +177,16 @@ ENGINE_READ_SECONDS = env.number("FDROUTER_ENGINE_READ_SECONDS", 90.0, minimum=0
 # --- policy and quotas ------------------------------------------------------------------------------------------
 POLICY_FILE = env.path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
 
+# --- mail: scheduled reports ------------------------------------------------------------------------------------
+EMAIL_HOST = env.text("FDROUTER_SMTP_HOST", "")
+EMAIL_PORT = env.integer("FDROUTER_SMTP_PORT", 587, minimum=1)
+EMAIL_HOST_USER = env.text("FDROUTER_SMTP_USER", "")
+EMAIL_HOST_PASSWORD = env.secret("FDROUTER_SMTP_PASSWORD") if EMAIL_HOST_USER else ""
+_SMTP_SECURITY = env.text("FDROUTER_SMTP_SECURITY", "starttls", choices=("starttls", "tls", "none"))
+EMAIL_USE_TLS, EMAIL_USE_SSL = _SMTP_SECURITY == "starttls", _SMTP_SECURITY == "tls"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.text("FDROUTER_MAIL_FROM", "fdrouter@localhost")
+
 # --- time, language ---------------------------------------------------------------------------------------------
 USE_TZ = True
 TIME_ZONE = env.text("FDROUTER_TIME_ZONE", "UTC")
@@ -240,6 +250,7 @@ CELERY_BEAT_SCHEDULE = {
     # A message that waited behind a long task is stale: the next one does the same.
     "tend-log": {"task": "compliance.tasks.tend_log", "schedule": 1.0, "options": {"expires": 5.0}},
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
+    "scheduled-reports": {"task": "compliance.tasks.scheduled_reports", "schedule": 120.0},
 }
 
 # --- logs: ids, sizes and digests only --------------------------------------------------------------------------

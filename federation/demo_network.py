@@ -13,7 +13,7 @@ from django.db import transaction
 
 from accounts import principals
 from accounts.models import Department, Hospital, Membership, Role, User
-from federation import identity
+from federation import document_key, identity
 from federation.models import Node, Transport
 
 DEPARTMENTS = {
@@ -84,6 +84,8 @@ def _identities(folder: Path, nodes: list[DemoNode]) -> None:
         identity.create_ca(ca)
     if not (folder / "coordinator" / "public.json").exists():
         identity.issue(ca, folder / "coordinator", "coordinator", server=False)
+    if not (folder / "coordinator" / document_key.KEY).exists():
+        document_key.issue(folder / "coordinator", "fdrouter", ca=ca)
     for node in nodes:
         home = folder / node.id
         if not (home / "public.json").exists():

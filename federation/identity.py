@@ -57,13 +57,15 @@ def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _write_secret(path: Path, data: bytes) -> None:
+def write_secret(path: Path, data: bytes) -> None:
+    """Writes a file that its owner alone may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The private key as PEM, not encrypted."""
     return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
@@ -86,7 +88,7 @@ def create_ca(folder: Path, name: str = "fdrouter network CA") -> None:
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write_secret(folder / "ca-key.pem", _key_pem(key))
+    write_secret(folder / "ca-key.pem", key_pem(key))
     (folder / "ca.pem").write_bytes(certificate.public_bytes(_PEM))
 
 
@@ -134,7 +136,7 @@ def issue(
         )
         .sign(ca_key, hashes.SHA256())
     )
-    _write_secret(folder / "key.pem", _key_pem(key))
+    write_secret(folder / "key.pem", key_pem(key))
     (folder / "cert.pem").write_bytes(certificate.public_bytes(_PEM))
     (folder / "ca.pem").write_bytes((ca / "ca.pem").read_bytes())
     _create_keys(folder, name)
@@ -156,7 +158,7 @@ def _create_keys(folder: Path, name: str) -> None:
         "ed25519": _b64(ed25519.Ed25519PrivateKey.generate().private_bytes_raw()),
         "mldsa65": _b64(mldsa.MLDSA65PrivateKey.generate().private_bytes_raw()),
     }
-    _write_secret(folder / "keys.json", json.dumps(keys).encode())
+    write_secret(folder / "keys.json", json.dumps(keys).encode())
     (folder / "public.json").write_text(json.dumps(_public_document(keys), indent=2), encoding="utf-8")
 
 

@@ -13,8 +13,10 @@ BEGIN
     RAISE EXCEPTION 'report cannot go from % to %', OLD.state, NEW.state USING ERRCODE = 'check_violation';
   END IF;
   IF OLD.facts IS NOT NULL AND
-      (NEW.facts IS DISTINCT FROM OLD.facts OR NEW.facts_sha256 <> OLD.facts_sha256) OR
-      (NEW.hospital, NEW.month, NEW.requested_by_id) IS DISTINCT FROM (OLD.hospital, OLD.month, OLD.requested_by_id) THEN
+      (NEW.facts IS DISTINCT FROM OLD.facts OR NEW.facts_sha256 <> OLD.facts_sha256
+        OR NEW.attached IS DISTINCT FROM OLD.attached) OR
+      (NEW.hospital, NEW.kind, NEW.start, NEW."end", NEW.requested_by_id)
+        IS DISTINCT FROM (OLD.hospital, OLD.kind, OLD.start, OLD."end", OLD.requested_by_id) THEN
     RAISE EXCEPTION 'the facts of a report are frozen' USING ERRCODE = 'restrict_violation';
   END IF;
   RETURN NEW;

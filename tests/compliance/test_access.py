@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
 
 from accounts import principals
 from accounts.models import Membership
-from compliance import access, reports, selectors
+from compliance import access, period, reports, selectors
 from compliance.models import Event, Report
+from compliance.period import Period
 from compliance.selectors import EventFilter, RequestFilter
 from fdrouter.errors import NotFound, PolicyDenied
 from tests.compliance.network import PORTAL, SECRET, Network, SignIn
 
-MONTH_FORM = {"month": "2026-01-01", "hospital": ""}
+MONTH_FORM = {"kind": "monthly", "start": "2026-01-01", "hospital": ""}
 
 
-def _month() -> date:
-    return timezone.localdate().replace(day=1)
+def _month() -> Period:
+    return period.month_to_date()
 
 
 @pytest.mark.parametrize("path", PORTAL)
@@ -95,7 +94,7 @@ def test_another_hospital_looks_like_none(network: Network, as_user: SignIn) -> 
         assert theirs.status_code == nobodys.status_code == 422
         assert len(theirs.context["form"].errors) == 1
     with pytest.raises(NotFound):
-        reports.request(principals.for_user(network.lakeside_officer.pk), month=_month(), hospital="northfield")
+        reports.request(principals.for_user(network.lakeside_officer.pk), _month(), hospital="northfield")
 
 
 def test_contents_never_leave(network: Network, as_user: SignIn) -> None:
@@ -111,9 +110,9 @@ def test_contents_never_leave(network: Network, as_user: SignIn) -> None:
 
 def test_an_auditor_cannot_request_a_report(network: Network, as_user: SignIn) -> None:
     client = as_user(network.auditor)
-    assert client.post("/portal/reports", {"month": f"{_month()}", "hospital": ""}).status_code == 403
+    assert client.post("/portal/reports", MONTH_FORM).status_code == 403
     assert not Report.objects.exists()
     assert Event.objects.get(kind="report.request").outcome == "denied"
     with pytest.raises(PolicyDenied):
-        reports.request(principals.for_user(network.auditor.pk), month=_month())
+        reports.request(principals.for_user(network.auditor.pk), _month())
     assert b"Request report" not in client.get("/portal/reports").content

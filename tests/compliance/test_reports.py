@@ -25,8 +25,9 @@ from django.utils import timezone
 
 from accounts import principals
 from accounts.models import Membership, User
-from compliance import charts, facts, findings, pdf, reports, tasks
+from compliance import charts, facts, findings, pdf, period, reports, tasks
 from compliance.models import Event, Report
+from compliance.period import Period
 from compliance.templatetags.portal import report_reason
 from fdrouter.errors import Conflict, InvalidParameter, NotFound
 from tests.compliance import network as networks
@@ -36,12 +37,16 @@ from tests.compliance.network import Network, SignIn, ask
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file .*sRGB2014.icc:ResourceWarning")
 
 
-def _month() -> date:
-    return timezone.localdate().replace(day=1)
+def _month() -> Period:
+    return period.whole("monthly", timezone.localdate())
+
+
+def _form(hospital: str = "") -> dict[str, str]:
+    return {"kind": "monthly", "start": _month().start.isoformat(), "end": "", "hospital": hospital}
 
 
 def _request(user: User, hospital: str = "") -> Report:
-    return reports.request(principals.for_user(user.pk), month=_month(), hospital=hospital)[0]
+    return reports.request(principals.for_user(user.pk), _month(), kind="monthly", hospital=hospital)[0]
 
 
 def _made(user: User, hospital: str = "") -> Report:
@@ -61,7 +66,7 @@ def test_from_request_to_download(network: Network, as_user: SignIn, django_capt
     with redis.Redis.from_url(settings.REDIS_URL) as queue:
         queue.delete("reports")
         with django_capture_on_commit_callbacks(execute=True):
-            page = client.post("/portal/reports", {"month": _month().isoformat(), "hospital": ""})
+            page = client.post("/portal/reports", _form())
         message = json.loads(str(queue.lpop("reports").decode()))
     assert page.status_code == 302
     report = Report.objects.get()
@@ -85,7 +90,9 @@ def test_the_document_says_what_the_facts_say(network: Network) -> None:
     report = _made(network.officer)
     assert report.facts is not None
     assert facts.digest(report.facts) == report.facts_sha256
-    assert report.facts["departments"] == facts.collect(network.principal, _month())["departments"]
+    assert (
+        report.facts["departments"] == facts.collect(network.principal, _month(), kind="monthly").facts["departments"]
+    )
     text = " ".join(_text(bytes(report.pdf or b"")).split())
     for needed in ("Privacy report", "Findings", "Method and limits", "Glossary", "Page 2 of", report.facts_sha256):
         assert needed in text
@@ -98,17 +105,17 @@ def test_the_document_says_what_the_facts_say(network: Network) -> None:
 
 
 def test_the_same_facts_give_the_same_document(network: Network) -> None:
-    frozen = facts.collect(network.principal, _month())
-    digest = facts.digest(frozen)
-    first = pdf.render(frozen, digest)
+    found = facts.collect(network.principal, _month())
+    digest = facts.digest(found.facts)
+    first = pdf.render(found.facts, digest, found.files)
     ask(network.clinician, epsilon=0.25)
-    assert pdf.render(frozen, digest) == first
-    assert facts.digest(facts.collect(network.principal, _month())) != digest
+    assert pdf.render(found.facts, digest, found.files) == first
+    assert facts.digest(facts.collect(network.principal, _month()).facts) != digest
 
 
 def test_frozen_facts_survive_the_database(network: Network) -> None:
     report = _request(network.officer)
-    reports.render(_claimed(report), lambda found, digest: b"%PDF-" + digest.encode())
+    reports.render(_claimed(report), lambda found, digest, files: b"%PDF-" + digest.encode())
     report.refresh_from_db()
     assert facts.digest(report.facts or {}) == report.facts_sha256
 
@@ -141,13 +148,27 @@ def test_a_hospitals_report_is_for_its_people(network: Network, as_user: SignIn)
     assert Event.objects.filter(kind="report.download").count() == 2
 
 
-@pytest.mark.parametrize("form", [{"month": "2199-01-01"}, {"month": "2026-01-02"}, {"month": "x"}, {}])
-def test_a_month_that_is_none_is_refused(form: dict[str, str], network: Network, as_user: SignIn) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"kind": "monthly", "start": "2099-01-01"},
+        {"kind": "monthly", "start": "1999-01-01"},
+        {"kind": "yearly", "start": "2026-01-01"},
+        {"kind": "monthly", "start": "x"},
+        {"kind": "range", "start": "2026-01-02"},
+        {"kind": "range", "start": "2026-01-02", "end": "2026-01-01"},
+        {"kind": "range", "start": "2025-01-01", "end": "2026-02-05"},
+        {},
+    ],
+)
+def test_a_period_that_is_none_is_refused(form: dict[str, str], network: Network, as_user: SignIn) -> None:
     assert as_user(network.officer).post("/portal/reports", form).status_code == 422
     with pytest.raises(InvalidParameter):
-        reports.request(network.principal, month=_month() + timedelta(days=40))
+        reports.request(network.principal, Period(date(2026, 1, 2), date(2026, 1, 31)), kind="monthly")
     with pytest.raises(InvalidParameter):
-        reports.request(network.principal, month=_month(), hospital="nowhere")
+        reports.request(network.principal, Period(_month().end + timedelta(days=1), _month().end + timedelta(days=9)))
+    with pytest.raises(InvalidParameter):
+        reports.request(network.principal, _month(), hospital="nowhere")
     assert not Report.objects.exists()
 
 
@@ -159,7 +180,7 @@ def test_asked_for_twice_at_once_it_is_made_once() -> None:
     def post() -> None:
         try:
             start.wait(timeout=10)
-            made.append(reports.request(principals.for_user(network.officer.pk), month=_month()))
+            made.append(reports.request(principals.for_user(network.officer.pk), _month()))
         finally:
             connection.close()
 
@@ -184,7 +205,7 @@ WORKER = """
 import sys, time, uuid, django
 django.setup()
 from compliance import reports
-def hang(facts, digest):
+def hang(facts, digest, files):
     print("rendering", flush=True)
     time.sleep(60)
 reports.render(reports.claim(uuid.UUID(sys.argv[1])), hang)
@@ -219,7 +240,7 @@ def test_a_late_workers_result_is_refused(network: Network) -> None:
     report = _request(network.officer)
     late = _claimed(report)
     Report.objects.filter(pk=report.pk).update(lease=timezone.now() - timedelta(seconds=1))
-    reports.render(_claimed(report), lambda found, digest: b"%PDF-second")
+    reports.render(_claimed(report), lambda found, digest, files: b"%PDF-second")
     with pytest.raises(reports.Superseded):
         reports.finish(late, b"%PDF-first")
     with pytest.raises(reports.Superseded):
@@ -239,7 +260,7 @@ def test_a_held_report_is_tried_again_later(network: Network) -> None:
 
 
 def test_a_render_that_breaks_has_a_reason(network: Network, as_user: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(found: dict[str, Any], digest: str) -> bytes:
+    def broken(found: dict[str, Any], digest: str, files: dict[str, bytes]) -> bytes:
         raise pdf.AddressRefused("x")
 
     monkeypatch.setattr(pdf, "render", broken)
@@ -263,12 +284,12 @@ def test_a_failed_report_can_be_asked_for_again_by_those_who_may(
     client = as_user(network.officer)
     html = client.get("/portal/reports/list").content.decode()
     assert "Making the document took too long." in html
-    fields = dict(re.findall(r'type="hidden" name="(month|hospital)" value="([^"]*)"', html))
-    assert fields == {"month": _month().isoformat(), "hospital": "northfield"}
+    fields = dict(re.findall(r'type="hidden" name="(kind|start|end|hospital)" value="([^"]*)"', html))
+    assert fields == {**_form("northfield"), "end": _month().end.isoformat()}
     with django_capture_on_commit_callbacks():
         assert client.post("/portal/reports", fields).status_code == 302
     again = Report.objects.exclude(pk=report.pk).get()
-    assert (again.month, again.hospital, again.state) == (report.month, "northfield", "queued")
+    assert (again.start, again.end, again.hospital, again.state) == (report.start, report.end, "northfield", "queued")
     auditor = as_user(network.auditor).get("/portal/reports/list").content.decode()
     assert "took too long" in auditor and "Retry" not in auditor
 
@@ -301,13 +322,13 @@ def test_who_lost_the_post_gets_no_report(network: Network) -> None:
     "markup", ['<img src="{}">', '<link rel="stylesheet" href="{}">', '<p style="background:url({})">x']
 )
 def test_the_renderer_fetches_nothing_that_is_not_bundled(address: str, markup: str, network: Network) -> None:
-    frozen = facts.collect(network.principal, _month())
+    frozen = facts.collect(network.principal, _month()).facts
     with pytest.raises(pdf.AddressRefused):
         pdf.convert(f"<html><body>{markup.format(address)}</body></html>", facts=frozen, digest=facts.digest(frozen))
 
 
 def test_a_data_address_is_fine(network: Network) -> None:
-    frozen = facts.collect(network.principal, _month())
+    frozen = facts.collect(network.principal, _month()).facts
     page = '<p>ok<img alt="" src="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E">'
     assert pdf.convert(page, facts=frozen, digest=facts.digest(frozen)).startswith(b"%PDF-")
 
@@ -340,8 +361,11 @@ def test_charts_escape_their_words() -> None:
 
 
 def test_what_asks_for_a_decision_comes_first(network: Network) -> None:
-    frozen = facts.collect(network.principal, _month())
+    frozen = facts.collect(network.principal, _month()).facts
     frozen["blocks"][1]["left_share"] = 0.1
     found = findings.findings(frozen)
-    assert [finding.attention for finding in found[:2]] == [True, False]
-    assert frozen["blocks"][1]["hospital_name"] in found[0].subject
+    attention = [finding.attention for finding in found]
+    assert attention == sorted(attention, reverse=True)
+    named = [finding.subject for finding in found if finding.attention]
+    assert f"Block of {frozen['blocks'][1]['hospital_name']}" in named
+    assert f"Block of {frozen['blocks'][0]['hospital_name']}" not in named
