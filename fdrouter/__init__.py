@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compliance.controls.monitor import ComplianceMonitor as ComplianceMonitor
     from fdrouter.errors import InvalidParameter as InvalidParameter
     from fdrouter.sdk import AsyncPrivateInferenceClient as AsyncPrivateInferenceClient
     from fdrouter.sdk import Conflict as Conflict
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncPrivateInferenceClient",
     "BudgetManager",
+    "ComplianceMonitor",
     "Conflict",
     "DPConfig",
     "IdentityMismatch",
@@ -53,6 +55,7 @@ __all__ = [
 # Where a name lives if not in fdrouter.sdk: the privacy core is not loaded for somebody who only asks questions.
 _ELSEWHERE = {
     "BudgetManager": "fdrouter.sdk.budget",
+    "ComplianceMonitor": "compliance.controls.monitor",
     "DPConfig": "privacy.dp.accountant",
     "InvalidParameter": "fdrouter.errors",
     "PrivacyAccountant": "privacy.dp.accountant",

@@ -59,11 +59,12 @@ PORTAL_PAGES = (
     Entry("Ledger", "compliance:ledger", "scale"),
     Entry("Requests", "compliance:requests", "list-details"),
     Entry("Events", "compliance:events", "shield-check"),
+    Entry("Controls", "compliance:controls", "clipboard-check"),
     Entry("Grants", "compliance:grants", "gauge"),
     Entry("Reports", "compliance:reports", "report-analytics"),
 )
 # Pages that have no entry of their own belong to the one that leads to them.
-_PARENTS = {"federation:inference": "federation:history"}
+_PARENTS = {"federation:inference": "federation:history", "compliance:control": "compliance:controls"}
 
 
 def entries(principal: Principal | None) -> tuple[Entry, ...]:
