@@ -39,6 +39,8 @@ class Event(models.Model):
         indexes = [
             models.Index(fields=["subject"], name="event_subject"),
             models.Index(fields=["kind", "at"], name="event_kind"),
+            models.Index(fields=["at", "seq"], name="event_time"),
+            models.Index(fields=["actor_id", "at"], name="event_actor"),
         ]
 
     def __str__(self) -> str:
