@@ -110,10 +110,11 @@ def make(
     if privacy.max_tokens is not None:
         max_tokens = _whole("privacy.max_tokens", privacy.max_tokens, 1, MAX_ANSWER_TOKENS)
     choosing_between = kind is Kind.COHORT_CHOICE or (kind is Kind.COHORT_RELEASED and privacy.options is not None)
-    options = _options(privacy.options) if choosing_between else ()
+    options = checked_options(privacy.options) if choosing_between else ()
     across = is_across(kind, privacy.across)
     _check_unused(kind, replace(privacy, delta=None) if across else privacy)
     plan: Plan | None = None
+    check_searchable(kind, question_of(checked))
     if across:
         plan = plan_across(kind, privacy, max_tokens, len(options), len(hospitals))
     elif kind.is_cohort:
@@ -176,6 +177,20 @@ def plan_across(
     return plan_count_across(**claim) if kind is Kind.COHORT_COUNT else plan_choice_across(**claim, options=options)
 
 
+def check_searchable(kind: Kind, question: str) -> None:
+    """Refuses a question that no record could be found by, before it costs anything.
+
+    Raises:
+        InvalidParameter: it holds no word that can be searched for.
+    """
+    if kind.is_cohort and not choosing.searchable(question):
+        raise InvalidParameter(
+            "Records are found by words, and this question holds none that can be set apart. Ask with words that stand"
+            " in the records.",
+            field="messages",
+        )
+
+
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
     """The last message of the user among checked ones."""
     return next(m["content"] for m in reversed(messages) if m["role"] == "user")
@@ -185,7 +200,7 @@ def choose(privacy: PrivacyOptions, question: str, published: Sequence[Published
     """The kind for a request that leaves it open (``kind`` is ``cohort``); ``None`` where one was named."""
     if privacy.kind != choosing.AUTO:
         return None
-    options = _options(privacy.options) if privacy.options else ()
+    options = checked_options(privacy.options) if privacy.options else ()
     given = [name for name in ("picks", "contexts", "top_k", "threshold") if getattr(privacy, name) is not None]
     named = _hospitals(privacy.hospitals)
     within = [one for one in published if not named or one.hospital in named]
@@ -290,10 +305,15 @@ def _numbers(names: Sequence[str], privacy: PrivacyOptions) -> dict[str, Any]:
     return found
 
 
-def _options(value: Any) -> tuple[str, ...]:
+def checked_options(value: Any) -> tuple[str, ...]:
+    """The answers to choose between, blanks trimmed.
+
+    Raises:
+        InvalidParameter: too few or too many, or two that are the same.
+    """
     low, high = OPTIONS
     if isinstance(value, str) or not isinstance(value, Sequence) or not low <= len(value) <= high:
-        raise InvalidParameter(f"options must be a list of {low} to {high} answers.", field="privacy.options")
+        raise InvalidParameter(f"Give {low} to {high} answers to choose between.", field="privacy.options")
     found = tuple(" ".join(_text("privacy.options", item, MAX_OPTION, empty=False).split()) for item in value)
     if not all(any(c.isalnum() for c in item) for item in found) or len({i.casefold() for i in found}) < len(found):
         raise InvalidParameter("Each option must be a different word or phrase.", field="privacy.options")

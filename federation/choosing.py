@@ -21,6 +21,11 @@ RELEASED = "cohort.released"
 #: Words that turn a question round. A match of words would count the opposite, so a node refuses such a count.
 NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
 
+# Chinese, Japanese, Thai, Lao, Burmese, Khmer: words are not set apart, so a search for words finds none of them.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+
 _PEOPLE = r"(?:patients?|people|persons?|cases?|records?|women|men|adults|children|of (?:them|our|the|these|those))"
 # What "how many" may ask for that no count of patients answers.
 _MEASURES = (
@@ -57,6 +62,14 @@ _TELLING = re.compile(
     r"|often|soon|well))\b",
     re.IGNORECASE,
 )
+
+
+def searchable(question: str) -> bool:
+    """Whether a question holds a word that records could be searched for, by the question alone.
+
+    It needs a letter or figure of a script that sets words apart.
+    """
+    return any(character.isalnum() for character in _UNSPACED.sub("", question))
 
 
 class Chosen(NamedTuple):
@@ -101,7 +114,7 @@ def choose(
             TEXT, f"The question asks for a number, but a count of matching words cannot understand “{word}”."
         )
     if counting:
-        return Chosen(COUNT, "The question asks how many, and a number is the cheapest answer.")
+        return Chosen(COUNT, "The question asks how many, so a number answers it: the least of your daily allowance.")
     if naming:
         noun = " ".join(naming.group("noun").lower().split())
         return Chosen(KEYWORDS, f"The question asks which {noun}: words that many records hold cost less than a text.")

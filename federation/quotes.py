@@ -168,12 +168,18 @@ def quote(
     chosen = asks.choose(asked, question, selectors.published() if kind == choosing.AUTO else ())
     asked = asks.settled(asked, chosen)
     found = Kind(asked.kind)
+    if question.strip():
+        asks.check_searchable(found, question)
+    if options and found == Kind.COHORT_CHOICE:
+        asks.checked_options(options)
     together = asks.is_across(found, asked.across)
     claim = CLAIMS_TOGETHER[found] if together else CLAIMS[found]
     gauges = {gauge.scope: gauge for gauge in balances(principal) if gauge.is_privacy}
     if not gauges:  # a post that asks nothing and so has no quotas
         return Quote(found, claim, 0, refusal=PolicyDenied(kind=found.value), chosen=chosen)
     left = gauges[ScopeKind.USER].left, gauges[ScopeKind.DEPARTMENT].left
+    if not selectors.purposes_by_kind(principal).get(found):
+        return Quote(found, claim, 0, None, *left, refusal=PolicyDenied(kind=found.value), chosen=chosen)
     if not found.is_cohort:
         return Quote(found, claim, expected_seconds(found, None), None, *left, chosen=chosen)
     bare = Quote(found, claim, 0, None, *left, chosen=chosen)

@@ -24,7 +24,7 @@ from fdrouter import crypto
 from fdrouter.errors import NoNode, NotFound
 from federation.choosing import Published
 from federation.models import Inference, Kind, Node, Transport
-from federation.states import TERMINAL
+from federation.states import TERMINAL, InferenceState
 from privacy import quotas
 from privacy.selectors import kept
 
@@ -35,6 +35,7 @@ MAX_PUBLISHED_WORDS = 500
 MAX_WORD = 80
 OUTCOMES = {
     "done": "Answered",
+    "withheld": "Withheld",
     "failed": "Failed",
     "cancelled": "Stopped",
     "running": "Under way",
@@ -278,6 +279,8 @@ class Request:
 
     @property
     def outcome(self) -> str:
+        if self.row.finish_reason == "withheld":
+            return "withheld"
         return self.row.state if self.row.state in TERMINAL else "running"
 
 
@@ -338,6 +341,8 @@ def history(principal: Principal, *, text: str = "", kind: str = "", outcome: st
         rows = rows.filter(kind=kind)
     if outcome == "running":
         rows = rows.exclude(state__in=TERMINAL)
+    elif outcome == "withheld":
+        rows = rows.filter(state=InferenceState.DONE, finish_reason="withheld")
     elif outcome in OUTCOMES:
         rows = rows.filter(state=outcome)
     wanted = text.strip().casefold()

@@ -149,10 +149,9 @@ def _number(text: str) -> float | None:
 
 def _epsilon(request: HttpRequest, kind: Kind) -> float | None:
     name = "epsilon" if kind is Kind.COHORT_TEXT else f"epsilon-{kind}"
-    text = request.POST.get(name, "").strip()
-    if not text:
+    if name not in request.POST:
         return None
-    value = _number(text)
+    value = _number(request.POST[name].strip())
     if value is None:
         raise InvalidParameter("The privacy cost must be a number.", field="epsilon")
     return value

@@ -14,9 +14,11 @@ from django.db.models.functions import Cast
 
 from fdrouter.errors import BlockExhausted, InvalidParameter
 from privacy.dp import accounting, calibration, composition, curves, events
+from privacy.dp.across_plans import AcrossPlan
 from privacy.dp.cohort_plans import KeywordsPlan, Plan, plan_of
 from privacy.dp.confident_plans import ConfidentChoicePlan
 from privacy.dp.events import Event
+from privacy.dp.release_plans import TOUCHED, CorpusPlan
 from privacy.dp.text_plan import TextPlan
 from privacy.models import Entry, EntryKind, Reservation, ReservationState, Scope
 
@@ -91,9 +93,13 @@ def totals(scope: Scope) -> Totals:
     sums = charged.aggregate(
         plain=Sum(epsilon, default=0.0),
         requests=Count("pk"),
+        deltas=Sum(Cast(KT("event__delta"), FloatField()), default=0.0),
         counts=Sum(epsilon * epsilon / 2, filter=Q(event__mechanism="count"), default=0.0),
     )
-    return Totals(composed_quickly(scope, sums["counts"]), sums["plain"], sums["requests"])
+    composed = composed_quickly(scope, sums["counts"])
+    if sums["deltas"] <= (scope.delta or 0.0):
+        composed = min(composed, sums["plain"])  # basic composition, where its delta is no larger
+    return Totals(composed, sums["plain"], sums["requests"])
 
 
 def composed_quickly(scope: Scope, rho_of_counts: float) -> float:
@@ -125,28 +131,41 @@ def of(scope: Scope) -> Statement:
     parts = [part for line in lines for part in line.parts(alpha)]
     composed = composition.composed(parts, delta, "rdp") if parts else 0.0
     plain = math.fsum(line.plan.epsilon * line.count for line in lines)
+    if math.fsum(line.plan.delta * line.count for line in lines) <= delta:
+        composed = min(composed, plain)  # basic composition, where its delta is no larger
     return Statement(lines, composed, plain, sum(line.count for line in lines))
 
 
 def second_opinion(statement: Statement, alpha: float, delta: float) -> float | None:
-    """Epsilon of the same releases by privacy loss distributions; None when one of them has none.
+    """Epsilon of the same releases by privacy loss distributions; None where they have too little noise for one.
 
-    For reports only: as a limit it would not hold for costs that are chosen adaptively (arXiv 2602.15815).
+    For reports only: as a limit it would not hold for costs that are chosen adaptively (arXiv 2602.15815). A sum of
+    several hospitals is known by its zCDP alone, so it enters as the (epsilon, delta) that follows from it, with half
+    of ``delta`` for all such sums together: a bound from above.
     """
+    sums = sum(line.count for line in statement.lines if isinstance(line.plan, AcrossPlan))
+    share = delta / (2 * max(1, sums))
     try:
-        return composition.composed([part for line in statement.lines for part in _exact(line, alpha)], delta, "pld")
+        parts = [part for line in statement.lines for part in _exact(line, alpha, share)]
+        return composition.composed(parts, delta, "pld")
     except InvalidParameter:
         return None
 
 
-def _exact(line: Line, alpha: float) -> list[tuple[Event, int]]:
+def _exact(line: Line, alpha: float, share: float) -> list[tuple[Event, int]]:
     """Events with a loss distribution, a bound from above: all tokens of a text, all histograms behind a check."""
     plan = line.plan
+    if isinstance(plan, CorpusPlan):
+        event, tokens = calibration.of_tokens(plan.text)
+        return [(event, TOUCHED * tokens * line.count)]
     if isinstance(plan, TextPlan):
-        event, tokens = calibration.of_text_plan(plan.to_event())
+        event, tokens = calibration.of_tokens(plan)
         return [(event, tokens * line.count)]
     if isinstance(plan, KeywordsPlan):
         return [(plan.pick, plan.picks * line.count)]
     if isinstance(plan, ConfidentChoicePlan):
         return [(plan.check_event, line.count), (plan.noise.event, line.count)]
+    if isinstance(plan, AcrossPlan):
+        epsilon = accounting.epsilon_of_rho(plan.rho, share)
+        return [(events.claim(epsilon, share, adjacency=plan.event.adjacency), line.count)]
     return line.parts(alpha)

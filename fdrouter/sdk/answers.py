@@ -136,7 +136,12 @@ def _proven(response: Response, receipt: dict[str, Any], keys: Mapping[str, Mapp
     if not all([part["mechanism"][name] for name in _CLAIM] == claim for part in parts):
         return False
     hospitals = [part["hospital"] for part in parts]
-    if hospitals != body["hospitals"] or len({*hospitals, *left}) != asked or len(hospitals) + len(left) != asked:
+    if (
+        hospitals != body["hospitals"]
+        or hospitals != list(response.hospitals)
+        or len({*hospitals, *left}) != asked
+        or len(hospitals) + len(left) != asked
+    ):
         return False
     if any(part["request_digest"] != body["request_digest"] for part in parts):
         return False

@@ -180,7 +180,11 @@ def _affordable(session: Session, question: Question) -> Steps[tuple[str, float 
     if 0 < usual["epsilon"] <= bound:
         return question.kind, float(usual["epsilon"])
     if bound == 0:
-        raise _over(question, "An answer from records costs privacy: a bound of 0 pays for kind general only.", [])
+        raise _over(
+            question,
+            "An answer from records costs privacy: a bound of 0 pays for the model alone and for what is published.",
+            [],
+        )
     refusal = (yield _quote(question, bound))["refusal"]
     if refusal and refusal["code"] == "push_too_small":
         raise _over(question, refusal["message"], refusal["details"].get("try", []))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from fdrouter.errors import InvalidParameter
+from federation.choosing import NEGATIONS, searchable
 from federation.node import terms, votes
 from privacy.dp.cohort_plans import ChoicePlan, CountPlan, KeywordsPlan, Plan
 from privacy.dp.confident_plans import ConfidentChoicePlan
@@ -14,8 +14,6 @@ KEYWORDS_SYSTEM = (
     "Answer the question in one short sentence, using the given keywords. Leave out keywords that do not fit."
 )
 NONE = "none or several of these"
-#: Words that turn a question round. A match of words would count the opposite.
-_NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n't|\w+n't)\b", re.IGNORECASE)
 
 
 def check(question: str, options: Sequence[str], plan: Plan) -> None:
@@ -25,9 +23,9 @@ def check(question: str, options: Sequence[str], plan: Plan) -> None:
         InvalidParameter: no word that a record could hold, a negation in a count, options that cannot be told apart
             or cannot be found, a word list that is not there or too short.
     """
-    if not votes.matched_words(question):
+    if not searchable(question) or not votes.matched_words(question):
         raise InvalidParameter("The question holds no word that a record could be found by.", field="messages")
-    if isinstance(plan, CountPlan) and _NEGATIONS.search(question):
+    if isinstance(plan, CountPlan) and NEGATIONS.search(question):
         raise InvalidParameter(
             "A count matches words and cannot understand a negation: count those who have it instead.", field="messages"
         )

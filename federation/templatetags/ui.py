@@ -57,6 +57,7 @@ OPERATOR_PAGES = (Entry("Nodes", "federation:nodes", "server-2"),)
 PORTAL_PAGES = (
     Entry("Today", "compliance:portal", "layout-dashboard"),
     Entry("Ledger", "compliance:ledger", "scale"),
+    Entry("Blocks", "compliance:blocks", "database"),
     Entry("Requests", "compliance:requests", "list-details"),
     Entry("Events", "compliance:events", "shield-check"),
     Entry("Controls", "compliance:controls", "clipboard-check"),
@@ -132,7 +133,13 @@ def moment(value: datetime | None, style: str = "full") -> SafeString | str:
     )
 
 
-_TONES = {"done": "state-good", "failed": "state-bad", "cancelled": "state-warn", "running": "state-live"}
+_TONES = {
+    "done": "state-good",
+    "withheld": "state-warn",
+    "failed": "state-bad",
+    "cancelled": "state-warn",
+    "running": "state-live",
+}
 
 
 @register.simple_tag

@@ -25,7 +25,7 @@ from privacy.dp.accounting import (
 from privacy.dp.composition import Composition, check_composition, composed
 from privacy.dp.events import Adjacency, Event, check_adjacency
 from privacy.dp.releases import Exponential
-from privacy.dp.text_plan import plan_of_event, push_of
+from privacy.dp.text_plan import TextPlan, plan_of_event, push_of
 
 _MARGIN = 1 - 1e-9
 _MAX_NOISE = 1e12  # above what any event may have
@@ -156,12 +156,16 @@ def noise_of_rho(rho: float) -> float:
     return up(1 / math.sqrt(2 * check_number(rho, "rho", 1e-18, 200)))
 
 
+def of_tokens(plan: TextPlan) -> tuple[Event, int]:
+    """The event of one token of a text, and the number of its tokens."""
+    eta = (8 * plan.rho_per_token) ** 0.5 * (1 + 1e-12)
+    return Event(Exponential(eta), unit="patient", adjacency=plan.adjacency), plan.max_tokens
+
+
 def of_text_plan(stored: Mapping[str, Any]) -> tuple[Event, int]:
-    """The event of one token and the number of tokens, from what a text plan recorded (``TextPlan.to_event``).
+    """:func:`of_tokens` of what a text plan recorded (``TextPlan.to_event``).
 
     Raises:
         InvalidParameter: the record does not add up.
     """
-    plan = plan_of_event(dict(stored))
-    eta = (8 * plan.rho_per_token) ** 0.5 * (1 + 1e-12)
-    return Event(Exponential(eta), unit="patient", adjacency=plan.adjacency), plan.max_tokens
+    return of_tokens(plan_of_event(dict(stored)))

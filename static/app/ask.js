@@ -14,11 +14,12 @@
   const DRAFT = "fdrouter.ask";
   const AUTO = "cohort"; // the question decides how records answer it
   const TYPING_PAUSE = 300;
+  const QUOTE_AGAIN = 2000; // after a quote that did not come
   const placeholders = data.placeholders;
 
   let current = null; // {message, id, kind}: the question under way
-  let asked = ""; // the words of the quote that is on its way
-  let quoted = ""; // the words of the quote that is shown
+  let asked = null; // what the quote that is on its way is for
+  let quoted = null; // what the quote that is shown is for
   let online = false;
   let signedOut = false;
 
@@ -30,17 +31,21 @@
   // The kind that will answer: as the server chose it for the words of the quote, where it was to choose.
   const answering = () => (kind() !== AUTO ? kind() : shown() ? shown().dataset.answering : "");
   const options = () => form.elements.options.value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const words = () => `${prompt.value.trim()}\n${form.elements.options.value.trim()}`;
-  const outdated = () => kind() === AUTO && quoted !== words();
+  // All that a quote depends on, as it stands. The question is part of it only where it decides the kind.
+  function stated() {
+    const given = [...form.querySelectorAll("[data-quoted]")].filter((input) => input.name && (input.checked || !/radio|checkbox/.test(input.type)));
+    return JSON.stringify([given.map((input) => [input.name, input.value]), kind() === AUTO ? prompt.value.trim() : ""]);
+  }
+  const outdated = () => quoted !== stated();
   const box = () => form.elements.across; // there only where enough hospitals are
   const together = () => Boolean(box()) && box().closest("[data-together]").dataset.together.split(" ").includes(answering());
   const across = () => overRecords() && together() && box().checked;
+  const exactCost = () => form.elements[`epsilon-${answering()}`]; // of a kind with one control for its cost
   const custom = () => form.querySelector("[data-custom-cost]"); // anew each time: the costs are replaced after an answer
 
   function epsilon() {
     if (!overRecords()) return null;
-    const exact = form.elements[`epsilon-${answering()}`];
-    if (exact) return Number(exact.value) || null;
+    if (exactCost()) return Number(exactCost().value);
     if (answering() !== "cohort.text") return null;
     const chosen = form.querySelector('input[name="epsilon"]:checked');
     return Number((custom() && custom().value) || (chosen ? chosen.value : 0)) || null;
@@ -57,6 +62,7 @@
   function missing() {
     if (!prompt.value.trim()) return true;
     if (kind() === "cohort.choice" && options().length < 2) return true;
+    if (overRecords() && exactCost() && !(exactCost().value && exactCost().validity.valid)) return true;
     return kind() === "chart" && !(form.elements.patient && form.elements.patient.value);
   }
 
@@ -67,6 +73,7 @@
     for (const part of form.querySelectorAll("[data-form]")) part.hidden = !part.dataset.form.split(" ").includes(kind());
     for (const part of form.querySelectorAll("[data-cost]")) part.hidden = part.dataset.cost !== answering();
     if (box()) box().closest("[data-together]").hidden = !together();
+    form.classList.toggle("is-together", across());
     form.querySelector("[data-one]").hidden = across();
     form.querySelector("[data-threshold]").hidden = across();
     if (kind() === "cohort.choice") form.querySelector("[data-options]").open = true;
@@ -80,7 +87,8 @@
 
   // The text survives an ended session, a reload and a closed laptop; it never leaves this window's storage.
   function keep() {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ kind: tab(), prompt: prompt.value }));
+    const given = Object.fromEntries(["form", "options", "threshold", "epsilon-cohort.count", "epsilon-cohort.choice", "epsilon-cohort.keywords"].filter((name) => form.elements[name]).map((name) => [name, form.elements[name].value]));
+    sessionStorage.setItem(DRAFT, JSON.stringify({ kind: tab(), prompt: prompt.value, given }));
   }
 
   function restore() {
@@ -89,6 +97,7 @@
     prompt.value = kept.prompt;
     const radio = [...form.querySelectorAll('input[name="kind"]')].find((input) => input.value === kept.kind);
     if (radio) radio.checked = true;
+    for (const [name, value] of Object.entries(kept.given || {})) if (form.elements[name] && value) form.elements[name].value = value;
   }
 
   function setCost(value) {
@@ -148,6 +157,7 @@
         prompt.value = ""; // it is in the history now
         form.elements.options.value = "";
         form.elements.threshold.value = "";
+        if (box()) box().checked = false; // that every hospital pays is said anew each time
       }
       sessionStorage.removeItem(DRAFT);
     },
@@ -195,7 +205,7 @@
       signedOut = true;
       keep();
       banner("expired", true);
-      if (current) answer.fail({ code: "unauthenticated", message: "If the question was taken, its answer will be in your history.", charged: false });
+      if (current) answer.fail({ code: "unauthenticated", message: "If the question was taken, its answer will be in your history.", charged: null });
       current = null;
       refresh();
     },
@@ -272,7 +282,7 @@
   form.addEventListener("input", (event) => {
     keep();
     if (event.target === custom() && event.target.value) setCost(event.target.value);
-    if (kind() === AUTO && (event.target === prompt || event.target === form.elements.options)) {
+    if (outdated()) {
       clearTimeout(typing);
       typing = setTimeout(requote, TYPING_PAUSE);
     }
@@ -283,8 +293,14 @@
     if (event.target !== prompt) requote();
     refresh();
   });
-  quote.addEventListener("htmx:beforeRequest", () => (asked = words()));
+  quote.addEventListener("htmx:beforeRequest", () => (asked = stated()));
   quote.addEventListener("htmx:afterSwap", () => (quoted = asked));
+  for (const failure of ["htmx:sendError", "htmx:responseError"]) {
+    quote.addEventListener(failure, () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => outdated() && !signedOut && requote(), QUOTE_AGAIN);
+    });
+  }
   document.body.addEventListener("htmx:afterSwap", refresh);
   document.body.addEventListener("htmx:oobAfterSwap", requote); // what fits has changed, and perhaps the choice
   document.body.addEventListener("htmx:responseError", (event) => {

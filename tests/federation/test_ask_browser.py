@@ -122,6 +122,40 @@ def test_what_is_sent_is_what_was_shown(page: Page, stack: Stack, ada: Person) -
     assert ada.used(Unit.MICRO_EPSILON) == 0
 
 
+@pytest.mark.parametrize("sending", ["Control+Enter", "click"])
+def test_a_cost_that_was_not_shown_is_not_sent(page: Page, ada: Person, sending: str) -> None:
+    """Whatever changes what is asked locks sending until its own quote stands there."""
+    page.fill("#prompt", COUNTING)
+    page.locator("label[for=form-cohort-count]").click()
+    expect(page.locator("#quote")).to_contain_text("Privacy cost 0.3")
+    page.locator("#epsilon-cohort-count").fill("0.9")
+    assert page.locator("#send").is_disabled()
+    if sending == "click":
+        page.locator("#send").click(force=True)
+    else:
+        page.locator("#epsilon-cohort-count").press(sending)
+    expect(page.locator("#quote")).to_contain_text("Privacy cost 0.9")  # without leaving the field
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator("#answer")).to_be_hidden()
+    for nothing in ("", "0"):
+        page.locator("#epsilon-cohort-count").fill(nothing)
+        expect(page.locator("#quote [data-refused='invalid_parameter']")).to_be_visible()
+        page.locator("#epsilon-cohort-count").press("Control+Enter")
+        expect(page.locator("#answer")).to_be_hidden()
+
+
+def test_what_was_written_is_there_again_after_a_reload(page: Page) -> None:
+    page.fill("#prompt", NAMING)
+    page.locator("label[for=form-cohort-choice]").click()
+    page.fill("#options", "dry cough\nrash")
+    page.fill("#threshold", "40")
+    page.reload()
+    expect(page.locator("#form-cohort-choice")).to_be_checked()
+    expect(page.locator("#options")).to_have_value("dry cough\nrash")
+    expect(page.locator("#threshold")).to_have_value("40")
+    expect(page.locator("#quote")).to_contain_text("only if about 40 records agree")
+
+
 def test_a_refusal_leads_to_what_can_be_paid(page: Page, ada: Person) -> None:
     quote = page.locator("#quote")
     Scope.objects.filter(pk=ada.scopes.user_epsilon).update(used=9_500_000)

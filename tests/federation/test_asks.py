@@ -309,6 +309,12 @@ def test_bad_values_beside_an_open_kind(field: str, wrong: dict[str, Any]) -> No
     refused(field, kind="cohort", **({"messages": COUNTING} | wrong))
 
 
+@pytest.mark.parametrize("kind", ["cohort", "cohort.count", "cohort.text", "cohort.keywords"])
+def test_a_question_that_no_record_could_match_is_refused_before_it_costs(kind: str) -> None:
+    refused("messages", kind=kind, messages=said("有多少病人服用这种药?"))
+    make(kind="general", messages=said("有多少病人服用这种药?"))
+
+
 async def test_an_open_kind_is_planned_aside_too() -> None:
     privacy = PrivacyOptions(kind="cohort")
     ask = await asks.make_aside(model=MODEL, messages=COUNTING, privacy=privacy, channel="api", stream=False)
@@ -418,7 +424,7 @@ def test_what_was_published_is_asked_without_a_plan_and_may_name_answers() -> No
         ({"epsilon": 1.0}, "privacy.epsilon", "has no privacy cost"),
         ({"delta": 1e-5}, "privacy.delta", "has no privacy cost"),
         ({"picks": 2}, "privacy.picks", "does not take picks"),
-        ({"options": ["one"]}, "privacy.options", "list of 2"),
+        ({"options": ["one"]}, "privacy.options", "Give 2 to 12"),
     ],
 )
 def test_what_was_published_takes_no_cost(privacy: dict[str, Any], field: str, why: str) -> None:

@@ -7,7 +7,6 @@ import pytest
 from federation import choosing
 from federation.choosing import CHOICE, COUNT, KEYWORDS, TEXT, choose
 from federation.models import MECHANISMS, Kind
-from federation.node import cohorts
 from federation.pages import TABS
 
 
@@ -93,11 +92,16 @@ def test_a_negation_is_no_count_as_the_node_would_refuse_it(word: str) -> None:
     assert word.lower() in why
 
 
-def test_whatever_the_node_takes_for_a_negation_is_none_here() -> None:
-    """The node decides; a count that it would refuse must not be chosen."""
-    words = ("no", "not", "never", "none", "neither", "nor", "without", "except", "n't", "can't", "NOT")
-    assert all(cohorts._NEGATIONS.search(f"had {word} cough") for word in words)
-    assert all(choose(f"How many patients had {word} cough?").kind != COUNT for word in words)
+@pytest.mark.parametrize("script", ["有多少病人服用这种药?", "何人の患者が咳をしましたか", "ผู้ป่วยกี่คนไอ", "!?", ""])
+def test_a_question_without_a_word_that_can_be_set_apart_finds_no_record(script: str) -> None:
+    assert not choosing.searchable(script)
+
+
+@pytest.mark.parametrize(
+    "script", ["How many?", "Wie viele husteten?", "Сколько пациентов?", "환자 수", "服用 velorapine", "42"]
+)
+def test_scripts_with_words_are_searched(script: str) -> None:
+    assert choosing.searchable(script)
 
 
 def test_what_was_named_beside_the_question_decides_first() -> None:

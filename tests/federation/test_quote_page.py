@@ -53,7 +53,7 @@ def test_quote_names_the_purposes_that_would_do(client: Client) -> None:
     assert "treatment or emergency treatment" in html
 
 
-@pytest.mark.parametrize("epsilon", ["nan", "inf", "-1", "0", "1e308", "abc", "11"])
+@pytest.mark.parametrize("epsilon", ["nan", "inf", "-1", "0", "1e308", "abc", "11", "", " "])
 def test_quote_takes_no_nonsense(client: Client, epsilon: str) -> None:
     assert 'data-refused="invalid_parameter"' in quote(client, person("ada"), kind="cohort.text", epsilon=epsilon)
 
@@ -165,3 +165,17 @@ def test_a_text_whose_records_are_barely_heard_says_so(client: Client) -> None:
     assert plan_text(epsilon=0.8).push < COMFORTABLE_PUSH
     assert "barely heard" in quote(client, ada, kind="cohort.text", epsilon="0.8")
     assert "barely heard" not in quote(client, ada, kind="cohort.text", epsilon="3")
+
+
+def test_too_many_answers_or_two_alike_are_refused_in_words(client: Client) -> None:
+    rows.node(hospital())
+    asked = {"kind": "cohort.text", "form": "cohort.choice", "prompt": "Which?"}
+    many = "\n".join(f"answer {n}" for n in range(13))
+    assert "Give 2 to 12 answers" in quote(client, person("ada"), **asked, options=many)
+    assert "different word" in quote(client, person("ben"), **asked, options="rash\nRash")
+
+
+def test_a_question_that_no_record_could_match_is_refused(client: Client) -> None:
+    rows.node(hospital())
+    html = quote(client, person("ada"), kind="cohort.text", form="cohort", prompt="有多少病人服用这种药?")
+    assert 'data-refused="invalid_parameter"' in html and "none that can be set apart" in html

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from accounts.models import Role, User
-from fdrouter.errors import BlockExhausted, InvalidParameter, NoNode, PushTooSmall, QuotaSpent
-from federation import quotes
-from federation.models import Node, Transport
+from fdrouter.errors import BlockExhausted, InvalidParameter, NoNode, PolicyDenied, PushTooSmall, QuotaSpent
+from federation import quotes, selectors
+from federation.models import Kind, Node, Transport
 from federation.quotes import Quote
 from privacy import ledger, quotas
 from privacy.ledger import Charge, Request
@@ -146,3 +146,11 @@ def test_a_node_that_was_never_seen_does_not_break_the_quote(ada: User) -> None:
     rows.node(people.hospital("lakeside", "Lakeside"), status={"block": None})
     found = quote(ada)
     assert (found.block_left, found.refusal) == ({}, None)
+
+
+def test_a_kind_that_the_post_may_not_ask_is_quoted_with_that_refusal(node: Node) -> None:
+    nurse = people.person("nora", Role.NURSE)
+    allowed = selectors.purposes_by_kind(people.principal(nurse))
+    for kind in Kind:
+        refusal = quotes.quote(people.principal(nurse), kind=kind.value, question="How many?").refusal
+        assert isinstance(refusal, PolicyDenied) == (not allowed.get(kind)), kind
