@@ -77,6 +77,7 @@ CLAIMS_TOGETHER = {
 }
 # Measured on two CPU cores with the demo's model; a GPU is faster.
 _SECONDS_PER_CONTEXT, _SECONDS_PER_TOKEN, _BASE_SECONDS = 0.16, 0.35, 2.0
+_SECONDS_PER_ROW_ASKED = 0.017
 _SECONDS_TOGETHER = 5
 
 
@@ -140,8 +141,10 @@ def expected_seconds(kind: Kind, plan: Plan | None) -> int:
         if kind.is_cohort:
             return 8 if kind == Kind.COHORT_KEYWORDS else 3
         return 5 if kind == Kind.GENERAL else 10
-    contexts = plan.slots if isinstance(plan, TextAcrossPlan) else plan.contexts
-    return round(_BASE_SECONDS + contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * _SECONDS_PER_TOKEN)
+    token = _SECONDS_PER_TOKEN
+    if isinstance(plan, TextAcrossPlan):  # each token asks every hospital's rows anew; the demo's share one engine
+        token += plan.contexts * _SECONDS_PER_ROW_ASKED
+    return round(_BASE_SECONDS + plan.contexts * _SECONDS_PER_CONTEXT + plan.max_tokens * token)
 
 
 def quote(
