@@ -70,7 +70,7 @@ def _block(line: dict[str, Any], start: date, end: date, taken: date, top: float
         fallen = left * (1 - min(1.0, (edge - day).days / max((forecast - day).days, 1)))
         parts.append(_stroke((x(day), y(left)), (x(edge), y(fallen)), LINE, width=1.4, dashes="5 4"))
     parts.append(text(_RIGHT + 8, y(left) + 3.5, f"{figure(round(left, 1))}% left", bold=True))
-    parts.append(text(_RIGHT + 8, y(LOW) + 3.5 + (13 if abs(left - LOW) < 14 else 0), "decide", size=9))
+    parts.append(text(_RIGHT + 8, y(LOW) + 3.5 + _aside(left), "decide", size=9))
     floor = roof + _HEIGHT + 14
     parts.append(text(_LEFT, floor, _day(first), size=9))
     parts.append(text(_RIGHT, floor, _day(edge), anchor="end", size=9))
@@ -80,6 +80,11 @@ def _block(line: dict[str, Any], start: date, end: date, taken: date, top: float
     told += f" Used up about {_day(forecast)} at the present pace." if forecast else " No forecast."
     parts.append(text(_LEFT, floor + 14, told, size=10))
     return "".join(parts)
+
+
+def _aside(left: float) -> float:
+    """How far the line's label moves off the label of what is left."""
+    return 0.0 if abs(left - LOW) > 14 else 12.0 if left > LOW else -12.0
 
 
 def _day(day: date) -> str:

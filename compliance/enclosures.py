@@ -26,7 +26,7 @@ from compliance.log.sequencing import read_tile
 from compliance.merkle import notes, tiles
 from compliance.models import Checkpoint
 from compliance.period import Period
-from privacy.models import Scope, ScopeKind, Unit
+from privacy.models import EntryKind, Scope, ScopeKind, Unit
 
 MOST_ENTRIES = 2000
 """Entries that a report proves: the latest ones of the period, about a kilobyte each."""
@@ -106,7 +106,8 @@ _Entry = tuple[int, bytes]
 _MOVES_OF = """
   EXISTS (SELECT FROM jsonb_array_elements(e.details -> 'ledger') m JOIN privacy_scope s
     ON s.key = m ->> 'key' AND s.unit = m ->> 'unit'
-    WHERE s.kind = %(department)s AND s.unit = %(unit)s AND (%(hospital)s::text IS NULL OR s.hospital = %(hospital)s))
+    WHERE m ->> 'why' <> %(reset)s AND s.kind = %(department)s AND s.unit = %(unit)s
+      AND (%(hospital)s::text IS NULL OR s.hospital = %(hospital)s))
 """
 _OF_OTHERS = """
   EXISTS (SELECT FROM jsonb_array_elements(e.details -> 'ledger') m LEFT JOIN privacy_scope s
@@ -128,6 +129,7 @@ def _entries(point: Checkpoint, covered: Period, hospital: str | None) -> tuple[
         "end": end,
         "size": point.size,
         "department": ScopeKind.DEPARTMENT,
+        "reset": EntryKind.RESET,
         "unit": Unit.MICRO_EPSILON,
         "hospital": hospital,
         "most": MOST_ENTRIES,
@@ -153,10 +155,11 @@ def _moves(entries: Sequence[_Entry]) -> list[dict[str, Any]]:
 
 
 def _micro(entries: Sequence[_Entry], hospital: str | None) -> int:
-    """What the entries take from departments' quotas in all, in micro-epsilon."""
+    """What the entries take from departments' quotas in all, in micro-epsilon; refills of a new day aside."""
     scopes = Scope.objects.filter(kind=ScopeKind.DEPARTMENT, unit=Unit.MICRO_EPSILON)
     keys = set((scopes if hospital is None else scopes.filter(hospital=hospital)).values_list("key", flat=True))
-    return sum(m["amount"] for m in _moves(entries) if m["key"] in keys and m["unit"] == Unit.MICRO_EPSILON)
+    spent = (m for m in _moves(entries) if m["key"] in keys and m["unit"] == Unit.MICRO_EPSILON)
+    return sum(m["amount"] for m in spent if m["why"] != EntryKind.RESET)
 
 
 def _bundle(point: Checkpoint, note: str, own: Any, known: Any, entries: Sequence[_Entry]) -> bytes:

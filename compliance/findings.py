@@ -55,6 +55,32 @@ def findings(facts: dict[str, Any]) -> list[Finding]:
     return sorted(found, key=lambda finding: not finding.attention)
 
 
+def glance(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The few figures that a reader wants first, as (name, words)."""
+    total = facts["requests"]["total"]
+    receipts = sum(row["receipts"] for row in facts["hospitals"])
+    charged = sum(row["receipts_epsilon"] for row in facts["hospitals"]) / MICRO
+    rows = [
+        ("Requests", f"{total['total']:,}, of which {total['done']:,} answered"),
+        ("Answers from many records", f"{receipts:,} receipts, epsilon {figure(charged)} in plain sum"),
+    ]
+    active = [block for block in facts["blocks"] if not block.get("retired")]
+    if active:
+        least = min(active, key=lambda block: block["left_share"])
+        name = least.get("title") or least["hospital_name"]
+        rows.append(("Least left of a dataset block", f"{round(100 * least['left_share'])}%, {name}"))
+    if facts.get("controls"):
+        met = sum(row["status"] == "met" for row in facts["controls"])
+        rows.append(("Controls met", f"{met} of {len(facts['controls'])}"))
+    log = facts.get("log", {})
+    if log.get("checkpoint"):
+        proved = log["proved"]
+        rows.append(("Proofs in this file", f"{proved['entries']:,} of {proved['of']:,} ledger entries of the period"))
+        cosigned, known = len(log["witnesses"]["cosigned"]), log["witnesses"]["known"]
+        rows.append(("Witnesses of the log", f"{cosigned} of {known} cosigned its checkpoint"))
+    return rows
+
+
 def _requests(facts: dict[str, Any]) -> Finding:
     total = facts["requests"]["total"]
     if not total["total"]:

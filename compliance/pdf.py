@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from compliance import charts, drawings, period
 from compliance import facts as frozen
 from compliance.blocks import Block
 from compliance.budgets import DepartmentSpend, HospitalSpend
-from compliance.findings import findings, words
+from compliance.findings import findings, glance, words
 from compliance.selectors import KindCount
 from compliance.series import PurposeCount
 
@@ -67,6 +68,7 @@ def render(facts: dict[str, Any], digest: str, files: dict[str, bytes]) -> bytes
     Raises:
         AddressRefused: the document refers to something that is not bundled.
     """
+    facts = json.loads(frozen.canonical(facts))  # one order of keys: a JSON column has one of its own
     html = render_to_string("compliance/report.html", context(facts, digest))
     return convert(html, facts=facts, digest=digest, files=files)
 
@@ -138,6 +140,7 @@ def context(facts: dict[str, Any], digest: str) -> dict[str, Any]:
         "start": words(facts["period"]["start"]),
         "end": words(facts["period"]["end"]),
         "generated": f"{generated.day} {generated:%B %Y, %H:%M} {facts['period']['time_zone']}",
+        "glance": glance(facts),
         "attention": [finding for finding in found if finding.attention],
         "findings": [finding for finding in found if not finding.attention],
         "evidence": facts["evidence"],

@@ -85,7 +85,7 @@ def _identities(folder: Path, nodes: list[DemoNode]) -> None:
     if not (folder / "coordinator" / "public.json").exists():
         identity.issue(ca, folder / "coordinator", "coordinator", server=False)
     if not (folder / "coordinator" / document_key.KEY).exists():
-        document_key.issue(folder / "coordinator", "fdrouter", ca=ca)
+        document_key.issue(folder / "coordinator", "fdrouter documents", ca=ca)
     for node in nodes:
         home = folder / node.id
         if not (home / "public.json").exists():

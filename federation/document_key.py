@@ -32,7 +32,7 @@ def issue(folder: Path, name: str, *, ca: Path | None = None) -> str:
         OSError: a folder or the CA's files are not there.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} documents")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     issuer, signer = (None, key) if ca is None else _authority(ca)
     authority = issuer.public_key() if issuer else key.public_key()
     now = dt.datetime.now(dt.UTC)

@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--ca", type=Path, help="folder of the network's CA; without it the certificate is its own")
-        parser.add_argument("--name", default="fdrouter", help="who signs, as readers of the PDF see it")
+        parser.add_argument("--name", default="fdrouter documents", help="who signs, as readers of the PDF see it")
         parser.add_argument("--replace", action="store_true", help="although there is one")
 
     def handle(self, *args: Any, ca: Path | None, name: str, replace: bool, **options: Any) -> None:
