@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from compliance import views
+from compliance import registry_views, views
 from compliance.controls.urls import urlpatterns as controls
 from compliance.schedules import views as schedules
 
@@ -17,6 +17,7 @@ urlpatterns = [
     path("requests", views.requests, name="requests"),
     path("events", views.events, name="events"),
     path("events.csv", views.events_csv, name="events-csv"),
+    path("registry.json", registry_views.registry_json, name="registry"),
     path("grants", views.quota_grants, name="grants"),
     *controls,
     path("reports", views.reports, name="reports"),
