@@ -1,7 +1,7 @@
 # Every target brings what it needs; repeating one is cheap.
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo demo-check demo-reset test test-fast lint format types contracts unit \
-        flows bench-decoding bench-gateway bench-utility bench-released audit-dp screenshots
+        flows bench-decoding bench-gateway bench-utility bench-released bench-log tamper-drill audit-dp screenshots
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BOOTSTRAP = $(if $(PYTHON),,$(error Python 3.11 is needed: apt-get install python3.11 python3.11-venv))$(PYTHON) -I fdrouter/demo/bootstrap.py
@@ -67,6 +67,12 @@ bench-utility: setup-test  ## Measure how right answers over records are, by eac
 
 bench-released: setup-test  ## Publish at several epsilons and measure what the publications hold
 	$(BIN)/python -m benchmarks.released
+
+bench-log: setup-test  ## Measure appends to the evidence log, and proofs as it grows
+	$(BIN)/python -m benchmarks.log
+
+tamper-drill: setup-test  ## Edit copies of a log as a superuser; the verifier must name the entry each time
+	$(BIN)/python -m benchmarks.log.drill
 
 audit-dp: setup-test  ## Draw from every mechanism and bound from below what an attacker really learns
 	$(BIN)/python -m benchmarks.dp.audit

@@ -61,5 +61,5 @@ class Levels:
             if one != other:
                 yield (
                     at // SIZE,
-                    "lacks the hash" if not one else "has a hash too many," if not other else "differs in that",
+                    "lacks the hash" if not one else "has a hash too many," if not other else "differs in the hash",
                 )

@@ -1,0 +1,1 @@
+"""The evidence log: appends to sequenced, and proofs as the log grows."""
