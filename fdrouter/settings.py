@@ -177,6 +177,11 @@ ENGINE_READ_SECONDS = env.number("FDROUTER_ENGINE_READ_SECONDS", 90.0, minimum=0
 # --- policy and quotas ------------------------------------------------------------------------------------------
 POLICY_FILE = env.path("FDROUTER_POLICY_FILE", BASE_DIR / "configs" / "policy" / "clinical.cedar")
 
+# --- EHRs that call CDS Hooks -----------------------------------------------------------------------------------
+CDS_CLIENTS_FILE = env.path("FDROUTER_CDS_CLIENTS_FILE")
+#: Takes unsigned calls where no clients are configured. Never where real records are.
+CDS_SANDBOX = env.boolean("FDROUTER_CDS_SANDBOX", False)
+
 # --- mail: scheduled reports ------------------------------------------------------------------------------------
 EMAIL_HOST = env.text("FDROUTER_SMTP_HOST", "")
 EMAIL_PORT = env.integer("FDROUTER_SMTP_PORT", 587, minimum=1)

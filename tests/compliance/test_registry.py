@@ -97,7 +97,8 @@ def test_every_sheet_gives_a_valid_entry(network: Network) -> None:
 
 
 def test_figures_are_the_sheets_and_the_evidence(network: Network) -> None:
-    answered("count"), answered("count"), answered("text_across")
+    for mechanism in ("count", "count", "text_across"):
+        answered(mechanism)
     found = registry.export(network.principal)
     by_name = {entry["url_slug"]: entry["deployment"] for entry in found["deployments"]}
     assert set(by_name) == {"fdrouter_count_1", "fdrouter_text_across_1"}
@@ -130,7 +131,8 @@ def test_releases_count_from_when_they_were_published(network: Network) -> None:
 
 
 def test_a_hospitals_officer_exports_that_hospital_only(network: Network, as_user: SignIn) -> None:
-    answered("count", "northfield"), answered("keywords", "lakeside")
+    answered("count", "northfield")
+    answered("keywords", "lakeside")
     response = as_user(network.lakeside_officer).get("/portal/registry.json")
     (entry,) = response.json()["deployments"]
     assert entry["url_slug"] == "fdrouter_keywords_1"
