@@ -1,5 +1,6 @@
 -- The set-based steps of a request: admit, claim, route, finish. Each is one call for a batch, and each writes its
 -- evidence in its own transaction. federation_inference.state moves only along federation/states.py.
+-- What writes evidence runs as the tables' owner: the application's role may not write the log (compliance/sql/roles.sql).
 
 ALTER TABLE federation_inference SET (fillfactor = 70);
 
@@ -21,7 +22,8 @@ CREATE OR REPLACE FUNCTION inference_admit(ids uuid[], digests bytea[], membersh
     owners text[], keys text[], events jsonb[], lifetime interval,
     line_of int[], line_scope bigint[], line_amount bigint[],
     facts jsonb, requests bytea[], request_digests bytea[], reply_to text, lease_s real)
-    RETURNS TABLE (verdict bigint, existing uuid) LANGUAGE plpgsql AS $$
+    RETURNS TABLE (verdict bigint, existing uuid) LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   verdicts bigint[];
@@ -89,7 +91,8 @@ END $$;
 
 -- Records where a claimed batch goes, before it goes there.
 CREATE OR REPLACE FUNCTION inference_route(ids uuid[], attempts smallint[], nodes text[], planner text)
-    RETURNS void LANGUAGE plpgsql AS $$
+    RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
@@ -106,7 +109,8 @@ END $$;
 -- Ends dispatched rows once: answer, receipt, ledger and evidence together. Returns what it ended.
 CREATE OR REPLACE FUNCTION inference_finish(ids uuid[], attempts smallint[], states text[], reasons text[],
     details jsonb[], answers bytea[], receipts jsonb[], prompt_tokens int[], completion_tokens int[],
-    finish_reasons text[], outcomes text[], spents bigint[]) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+    finish_reasons text[], outcomes text[], spents bigint[]) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   mine uuid[];

@@ -1,4 +1,4 @@
-"""The evidence log: ``manage.py log verify | sequence | checkpoint | export``."""
+"""The evidence log: ``manage.py log verify | sequence | checkpoint | export | grants ROLE``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, transaction
 
 from compliance import log
-from compliance.log import bundle
+from compliance.log import bundle, roles
 from compliance.log.verify import Result, verify
 from fdrouter.errors import DomainError
 
@@ -18,6 +18,7 @@ ACTIONS = {
     "verify": "recomputes every entry, tile, checkpoint and signature; exit 1 where one is wrong",
     "sequence": "gives waiting events their places in the tree now",
     "checkpoint": "signs what is in the tree now",
+    "grants": "lets ROLE, as which the application connects, append to the log and do nothing else to it",
     "export": "writes a bundle that verify_audit.py checks offline",
 }
 
@@ -27,6 +28,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("action", choices=list(ACTIONS))
+        parser.add_argument("role", nargs="?", help="grants: a role that exists")
         parser.add_argument("--file", type=Path, help="export: where to; by default named by the time")
         parser.add_argument("--first", type=int, help="export: the first entry; without it the whole log")
         parser.add_argument("--last", type=int, help="export: the last entry")
@@ -74,3 +76,9 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{file}: entries {made.first} to {made.last} under the checkpoint of {made.size} ({made.kind})"
         )
+
+    def _grants(self, options: dict[str, Any]) -> None:
+        if not options["role"]:
+            raise CommandError("grants: name the role")
+        roles.grant(options["role"])
+        self.stdout.write(f"{options['role']} may append to the log, and change nothing of it")
