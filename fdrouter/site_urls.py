@@ -14,7 +14,7 @@ site: list[URLPattern | URLResolver] = [
     path("portal/", include("compliance.urls")),
     path("fhir/", include("compliance.fhir.urls")),
     path(".well-known/smart-configuration", smart_configuration),
-    path("", include("compliance.cds_views")),
+    path("", include("compliance.cds.views")),
     path("api/", include("federation.api.urls")),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="api-docs"),

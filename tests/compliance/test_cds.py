@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from django.core.cache import cache
 from django.test import Client
 
-from compliance import cds
+from compliance.cds import hooks as cds
 from compliance.models import Event
 
 pytestmark = pytest.mark.django_db

@@ -12,7 +12,7 @@ from django.urls import path, reverse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST, require_safe
 
-from compliance import cds
+from compliance.cds import hooks
 from compliance.fhir import resources
 from fdrouter import api
 from fdrouter.errors import DomainError, InvalidParameter
@@ -36,8 +36,8 @@ def _outcomes(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     return answered
 
 
-def _client(request: HttpRequest) -> cds.Client:
-    return cds.authenticate(request.headers.get("Authorization", ""), resources.absolute(request.path))
+def _client(request: HttpRequest) -> hooks.Client:
+    return hooks.authenticate(request.headers.get("Authorization", ""), resources.absolute(request.path))
 
 
 def _body(request: HttpRequest) -> Any:
@@ -50,7 +50,7 @@ def _body(request: HttpRequest) -> Any:
 @require_safe
 def services(request: HttpRequest) -> HttpResponse:
     """What is offered; open to all, as it tells nothing of anybody."""
-    return JsonResponse(cds.discovery())
+    return JsonResponse(hooks.discovery())
 
 
 @csrf_exempt
@@ -60,7 +60,7 @@ def call(request: HttpRequest) -> HttpResponse:
     """The card."""
     client = _client(request)
     address = resources.absolute(reverse("federation:ask"))
-    response = JsonResponse(cds.card(client, _body(request), address))
+    response = JsonResponse(hooks.card(client, _body(request), address))
     response["Cache-Control"] = "no-store"
     return response
 
@@ -71,12 +71,12 @@ def call(request: HttpRequest) -> HttpResponse:
 def feedback(request: HttpRequest) -> HttpResponse:
     """What became of a card."""
     client = _client(request)
-    cds.feedback(client, _body(request))
+    hooks.feedback(client, _body(request))
     return JsonResponse({})
 
 
 urlpatterns = [
     path("cds-services", services, name="cds-services"),
-    path(f"cds-services/{cds.SERVICE}", call, name="cds-call"),
-    path(f"cds-services/{cds.SERVICE}/feedback", feedback, name="cds-feedback"),
+    path(f"cds-services/{hooks.SERVICE}", call, name="cds-call"),
+    path(f"cds-services/{hooks.SERVICE}/feedback", feedback, name="cds-feedback"),
 ]

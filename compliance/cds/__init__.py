@@ -1,0 +1,1 @@
+"""CDS Hooks: a link to the Ask page in an EHR."""
