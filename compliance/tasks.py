@@ -12,6 +12,7 @@ from django.db import OperationalError
 
 from compliance import log as evidence_log
 from compliance import reports
+from compliance.controls import exceptions
 from compliance.models import Report
 from compliance.schedules import services as schedules
 from fdrouter.errors import DomainError
@@ -79,6 +80,12 @@ def scheduled_reports() -> int:
     """Requests the reports whose period is over, and sends those that are ready."""
     schedules.make_due()
     return schedules.send_due()
+
+
+@shared_task(name="compliance.tasks.end_exceptions", soft_time_limit=50, time_limit=60)
+def end_exceptions() -> int:
+    """Marks the exceptions from controls whose day is over; they count no more in any case."""
+    return exceptions.end_expired()
 
 
 @shared_task(name="compliance.tasks.tend_log", soft_time_limit=50, time_limit=60)

@@ -256,6 +256,7 @@ CELERY_BEAT_SCHEDULE = {
     "tend-log": {"task": "compliance.tasks.tend_log", "schedule": 1.0, "options": {"expires": 5.0}},
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
     "scheduled-reports": {"task": "compliance.tasks.scheduled_reports", "schedule": 120.0},
+    "end-exceptions": {"task": "compliance.tasks.end_exceptions", "schedule": 600.0},
 }
 
 # --- logs: ids, sizes and digests only --------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from compliance.controls.evidence import (
     sentence,
     seqs,
 )
+from compliance.log import checkpoints
 from compliance.log.entries import COLUMNS, leaf_data
 from compliance.log.sequencing import read_tile
-from compliance.merkle import tiles
+from compliance.merkle import notes, tiles
 from compliance.merkle.hashing import leaf_hash
 from compliance.models import Checkpoint, Cosignature, Event, Leaf, Pending
 from compliance.period import Period
@@ -92,20 +93,22 @@ def complete(principal: Principal, period: Period, /) -> Evidence:
 @query("log.integrity")
 def integrity(principal: Principal, period: Period, /) -> Evidence:
     """Recomputes the last checkpoint's root from the tree, and the latest entries' hashes from their rows."""
-    last = Checkpoint.objects.order_by("-size").first()
+    last = checkpoints.latest()
     altered = _altered()
     counts = [Count("Latest entries re-hashed", min(REHASHED, Leaf.objects.count())), Count("Altered", len(altered))]
     if last is None:
         said = "No checkpoint of the log has been signed yet, so nothing outside of it vouches for its past."
         status = NOT_MET if altered else PARTIAL
     else:
-        right = tiles.root(last.size, read_tile) == bytes(last.root)
+        right, signed = tiles.root(last.size, read_tile) == bytes(last.root), _is_signed(last)
         witnesses = Cosignature.objects.filter(checkpoint=last).count()
         counts += [Count("Entries signed for", last.size), Count("Witnesses of it", witnesses)]
-        status = NOT_MET if altered or not right else MET
+        whole = right and signed is not False and not altered
+        status = NOT_MET if not whole else MET if signed and witnesses else PARTIAL
         said = sentence(
-            f"The last checkpoint signs {last.size:,} entries; the tree {'has' if right else 'does not have'} the root"
-            f" it names, and {counted(witnesses, 'witness', 'witnesses')} cosigned it."
+            f"The last checkpoint is of {last.size:,} entries; the tree {'has' if right else 'does not have'} the root"
+            f" it names, and its signature {_SIGNED[signed]}.",
+            f"{counted(witnesses, 'witness', 'witnesses')} cosigned it.".capitalize(),
         )
     if altered:
         said += f" Entry {altered[0]} was changed after it was hashed."
@@ -115,6 +118,21 @@ def integrity(principal: Principal, period: Period, /) -> Evidence:
         lambda row: (row.size, row.at, bytes(row.root).hex()),
     )
     return Evidence(status=status, sentence=said, counts=tuple(counts), table=table)
+
+
+_SIGNED = {True: "is good", False: "is not this process's", None: "cannot be checked, since this process has no keys"}
+
+
+def _is_signed(last: Checkpoint) -> bool | None:
+    """Whether both signatures are this process's and of this root; ``None``: it has no keys to tell."""
+    own = checkpoints.own_identity()
+    if own is None:
+        return None
+    try:
+        told = notes.open_checkpoint(last.note, checkpoints.key_of(own.public))
+    except notes.NoteInvalid:
+        return False
+    return (told.size, told.root) == (last.size, bytes(last.root))
 
 
 def _altered() -> list[int]:

@@ -18,7 +18,7 @@ from compliance import log, period, reports
 from compliance.controls import matrix
 from compliance.controls.evidence import QUERIES, Evidence, checked, run
 from compliance.controls.queries import nodes
-from compliance.models import Event
+from compliance.models import Cosignature, Event
 from fdrouter import crypto, evidence
 from federation import identity
 from federation.models import Inference, Node
@@ -257,6 +257,36 @@ def test_a_made_report_shows(network: Network) -> None:
     assert look(network, "reports.made").status == "partial"
     assert look(network, "reports.made").table is not None
     assert report.pk
+
+
+@pytest.fixture
+def own(settings: Any, tmp_path: Path) -> Path:
+    """This process has keys to sign with."""
+    identity.create_ca(tmp_path / "ca")
+    identity.issue(tmp_path / "ca", tmp_path, "coordinator", server=False)
+    settings.IDENTITY_DIR = tmp_path
+    return tmp_path
+
+
+def test_a_signed_root_that_the_tree_has_is_met_with_a_witness(network: Network, own: Path, settings: Any) -> None:
+    log.sequence()
+    made = log.checkpoint(force=True)
+    assert made is not None and look(network, "log.integrity").status == "partial"
+    Cosignature.objects.create(checkpoint=made, witness="northfield", lines="a line")
+    assert look(network, "log.integrity").status == "met"
+    settings.IDENTITY_DIR = own / "elsewhere"
+    assert "cannot be checked" in look(network, "log.integrity").sentence
+    settings.IDENTITY_DIR = own
+    unguarded("UPDATE compliance_checkpoint SET note = replace(note, '1', '2')", "compliance_checkpoint")
+    assert look(network, "log.integrity").status == "not_met"
+
+
+def test_a_tree_that_was_changed_has_another_root(network: Network, own: Path) -> None:
+    log.sequence()
+    log.checkpoint(force=True)
+    unguarded("UPDATE compliance_tile SET hashes = set_byte(hashes, 3, 255 - get_byte(hashes, 3))", "compliance_tile")
+    found = look(network, "log.integrity")
+    assert found.status == "not_met" and "does not have the root" in found.sentence
 
 
 # --- within reach -------------------------------------------------------------------------------------------------
