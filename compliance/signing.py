@@ -15,6 +15,7 @@ from pathlib import Path
 
 from django.conf import settings
 from pyhanko.keys import load_cert_from_pemder
+from pyhanko.pdf_utils.extensions import DeveloperExtension
 from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
 from pyhanko.pdf_utils.reader import PdfFileReader
 from pyhanko.sign import fields, signers, validation
@@ -27,6 +28,23 @@ from federation import document_key
 FIELD = "Signature"
 _REASON = "Privacy report. SHA-256 of the document before this signature: {}"
 _SAID = re.compile(r"SHA-256 of the document before this signature: ([0-9a-f]{64})$")
+
+
+class _ArchiveWriter(IncrementalPdfFileWriter):  # type: ignore[misc]
+    """Stays at PDF 1.7, which PDF/A-3 asks for, with the metadata that the document has.
+
+    The library marks files with ECDSA signatures as PDF 2.0 with ISO/TS 32002, where PAdES itself allows them in 1.7.
+    """
+
+    def ensure_output_version(self, version: tuple[int, int]) -> None:
+        super().ensure_output_version(min(version, (1, 7)))
+
+    def register_extension(self, ext: DeveloperExtension) -> None:
+        if ext.base_version == "/1.7":
+            super().register_extension(ext)
+
+    def _update_meta(self) -> None:
+        """Would write another producer and date into one of the two places that must agree."""
 
 
 def sign(document: bytes) -> Signed | None:
@@ -53,9 +71,7 @@ def sign(document: bytes) -> Signed | None:
     )
     field = fields.SigFieldSpec(FIELD)  # without a box: nothing is drawn on a page
     out = io.BytesIO()
-    signers.PdfSigner(about, signer, new_field_spec=field).sign_pdf(
-        IncrementalPdfFileWriter(io.BytesIO(document)), output=out
-    )
+    signers.PdfSigner(about, signer, new_field_spec=field).sign_pdf(_ArchiveWriter(io.BytesIO(document)), output=out)
     return Signed(out.getvalue(), name)
 
 

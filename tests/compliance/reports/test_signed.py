@@ -9,18 +9,22 @@ import subprocess
 import sys
 import uuid
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from pyhanko.pdf_utils.reader import PdfFileReader
 
 from accounts import principals
 from compliance import checking, enclosures, facts, pdf, period, reports, signing
 from compliance.models import Event, Report
 from federation import document_key
 from privacy import ledger, quotas
+from privacy.models import Entry, EntryKind, Scope, ScopeKind
+from tests.compliance import network as networks
 from tests.compliance.network import Network, SignIn
 
 # WeasyPrint leaves its colour profile to the garbage collector.
@@ -68,6 +72,19 @@ def test_the_document_is_the_same_again_and_the_signed_file_begins_with_it(made:
     assert bytes(made.pdf or b"").startswith(again)
     twice = signing.sign(again)
     assert twice is not None and twice.pdf.startswith(again)
+
+
+def test_the_signed_file_is_still_an_archive_document(made: Report) -> None:
+    """PDF/A-3 is PDF 1.7: no newer version, no extension of one, and a signature field without a box."""
+    data = bytes(made.pdf or b"")
+    said = subprocess.run(["pdfinfo", "-"], input=data, capture_output=True, text=False, check=True).stdout.decode()
+    assert "PDF version:     1.7" in said and "Tagged:          yes" in said
+    assert b"/Version /2.0" not in data and b"ISO_" not in data
+    assert "Producer:        WeasyPrint" in said and "pyHanko" not in said
+    metadata = PdfFileReader(io.BytesIO(data)).root["/Metadata"].data.decode()
+    assert 'pdfaid:part="3"' in metadata or "<pdfaid:part>3<" in metadata
+    assert "pyHanko" not in metadata
+    assert b"/Rect [ 0 0 0 0 ]" in data
 
 
 def test_without_a_key_it_says_that_it_is_not_signed(
@@ -191,6 +208,15 @@ def test_entries_of_several_hospitals_are_left_out_and_counted(network: Network,
     known = _made(network, "lakeside").facts or {}
     assert known["log"]["proved"]["mixed"] == 1
     assert known["log"]["proved"]["of"] == known["log"]["proved"]["entries"] + 1
+
+
+def test_a_new_days_refill_takes_nothing_off_what_is_proved(network: Network, folder: Path) -> None:
+    yesterday = timezone.localdate() - timedelta(days=1)
+    Scope.objects.filter(kind=ScopeKind.DEPARTMENT).update(period=yesterday)
+    networks.ask(network.clinician, epsilon=0.25)
+    assert Entry.objects.filter(kind=EntryKind.RESET, scope__kind=ScopeKind.DEPARTMENT).exists()
+    known = _made(network, "").facts or {}
+    assert known["log"]["proved"]["epsilon"] == sum(row["spent"] for row in known["departments"])
 
 
 def test_without_an_identity_there_is_no_checkpoint_and_the_report_says_so(
