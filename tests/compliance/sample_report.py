@@ -1,8 +1,8 @@
 """Makes ``docs/sample-report.pdf``: ``python -m tests.compliance.sample_report docs/sample-report.pdf``.
 
 Six weeks of a made-up network of three hospitals, charged through the real ledger and recorded by the real log, and the
-monthly report of the full month in it. The server's clock and Python's are set back: a schema of the sandbox database
-stands before PostgreSQL's own functions that tell the time.
+monthly report of the full month in it. The server's clock and Python's are set back: functions of the sandbox database
+stand before PostgreSQL's own that tell the time.
 """
 
 from __future__ import annotations
@@ -49,17 +49,16 @@ MODEL = "9d1f" * 16
 VERDICTS = (("accepted", 62), ("edited", 24), ("rejected", 14))
 """How clinicians decided about answers, and how often of a hundred decisions."""
 CLOCK = """
-CREATE SCHEMA sample;
-CREATE FUNCTION sample.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
   AS $$ SELECT current_setting('sample.now')::timestamptz $$;
-CREATE FUNCTION sample.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT sample.clock_timestamp() $$;
-CREATE FUNCTION sample.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
-  AS $$ SELECT sample.clock_timestamp() $$;
-SET search_path = sample, pg_catalog, public;
+CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT public.clock_timestamp() $$;
+CREATE FUNCTION public.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+  AS $$ SELECT public.clock_timestamp() $$;
+SET search_path = public, pg_catalog;
 DO $$ DECLARE name regprocedure; BEGIN
   FOR name IN SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
       AND p.prolang IN (SELECT oid FROM pg_language WHERE lanname IN ('plpgsql', 'sql')) AND p.prokind = 'f' LOOP
-    EXECUTE format('ALTER FUNCTION %s SET search_path = sample, pg_catalog, public, pg_temp', name);
+    EXECUTE format('ALTER FUNCTION %s SET search_path = public, pg_catalog, pg_temp', name);
   END LOOP;
 END $$;
 """
