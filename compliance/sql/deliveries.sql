@@ -22,3 +22,7 @@ DROP TRIGGER IF EXISTS compliance_reportdelivery_guard ON compliance_reportdeliv
 CREATE TRIGGER compliance_reportdelivery_guard BEFORE UPDATE OR DELETE ON compliance_reportdelivery
   FOR EACH ROW EXECUTE FUNCTION report_delivery_guard();
 ALTER TABLE compliance_reportdelivery ENABLE ALWAYS TRIGGER compliance_reportdelivery_guard;
+DROP TRIGGER IF EXISTS compliance_reportdelivery_no_truncate ON compliance_reportdelivery;
+CREATE TRIGGER compliance_reportdelivery_no_truncate BEFORE TRUNCATE ON compliance_reportdelivery
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+ALTER TABLE compliance_reportdelivery ENABLE ALWAYS TRIGGER compliance_reportdelivery_no_truncate;
