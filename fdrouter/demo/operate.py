@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from fdrouter.demo.layout import PROJECT, Layout
-from fdrouter.demo.stack import COORDINATOR, Stack
+from fdrouter.demo.layout import COORDINATOR, PROJECT, Layout
+from fdrouter.demo.stack import Stack
 
 
 def run(layout: Layout, console: Console, part: str, arguments: Sequence[str]) -> int:
