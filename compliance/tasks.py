@@ -92,3 +92,11 @@ def end_exceptions() -> int:
 def tend_log() -> int:
     """Gives waiting events their places in the log's tree, and signs a checkpoint when it is time."""
     return evidence_log.tend()
+
+
+@shared_task(name="compliance.tasks.witness_log", soft_time_limit=50, time_limit=60)
+def witness_log() -> int:
+    """Asks the hospitals' nodes to cosign the latest checkpoint; returns how many did."""
+    from compliance.log import cosigning
+
+    return cosigning.ask_all()

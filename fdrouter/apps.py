@@ -14,4 +14,4 @@ class FdrouterConfig(AppConfig):
             evidence,
         )
 
-        evidence.bind(log.append, log.tend)
+        evidence.bind(log.append, log.tend, log.witness)

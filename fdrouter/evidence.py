@@ -35,15 +35,20 @@ class Event:
 
 _append: Callable[[Iterable[Event]], None] | None = None
 _tend: Callable[[], int] | None = None
+_witness: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
-def bind(append: Callable[[Iterable[Event]], None], tend: Callable[[], int] | None = None) -> None:
-    """Names the function that appends events in the current transaction, and the one that tends the log.
+def bind(
+    append: Callable[[Iterable[Event]], None],
+    tend: Callable[[], int] | None = None,
+    witness: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
+    """Names the functions that append events in the current transaction, tend the log, and witness another one.
 
     Called once, by the wiring.
     """
-    global _append, _tend
-    _append, _tend = append, tend
+    global _append, _tend, _witness
+    _append, _tend, _witness = append, tend, witness
 
 
 def record(*events: Event) -> None:
@@ -65,3 +70,10 @@ def tend() -> int:
     if _tend is None:
         raise RuntimeError("no evidence log is bound")
     return _tend()
+
+
+def witness(document: dict[str, Any]) -> dict[str, Any]:
+    """A node's answer to the coordinator's checkpoint: see ``compliance.log.witnessing``."""
+    if _witness is None:
+        raise RuntimeError("no evidence log is bound")
+    return _witness(document)

@@ -232,6 +232,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
     "federation.tasks.dispatch": {"queue": "dispatch"},
     "compliance.tasks.tend_log": {"queue": "default"},
+    "compliance.tasks.witness_log": {"queue": "default"},
     "compliance.tasks.*": {"queue": "reports"},
 }
 CELERY_TASK_TIME_LIMIT = 600
@@ -254,6 +255,7 @@ CELERY_BEAT_SCHEDULE = {
     "probe-nodes": {"task": "federation.tasks.probe_nodes", "schedule": 10.0},
     # A message that waited behind a long task is stale: the next one does the same.
     "tend-log": {"task": "compliance.tasks.tend_log", "schedule": 1.0, "options": {"expires": 5.0}},
+    "witness-log": {"task": "compliance.tasks.witness_log", "schedule": 30.0, "options": {"expires": 30.0}},
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
     "scheduled-reports": {"task": "compliance.tasks.scheduled_reports", "schedule": 120.0},
     "end-exceptions": {"task": "compliance.tasks.end_exceptions", "schedule": 600.0},

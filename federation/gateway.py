@@ -6,6 +6,7 @@ import hashlib
 import json
 import ssl
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 MAX_LINE_BYTES = 1024 * 1024
 MESSAGE_SECONDS = 300
+WITNESS_SECONDS = 10
 
 
 class CallFailed(Exception):
@@ -172,6 +174,28 @@ class Gateway:
                 return {} if plain else await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             raise CallFailed("no_node", sent=False) from None
+
+    async def witness(self, node: NodeEndpoint, document: dict[str, Any]) -> dict[str, Any]:
+        """What a node says to a checkpoint of the coordinator's log, unchecked. Raises :class:`CallFailed`."""
+        if node.public is None or not _is_encrypted(node):
+            raise CallFailed("no_node", sent=False, details={"reason": "not enrolled"})
+        now = int(time.time())
+        payload = {"witness": document, "issued_at": now, "expires_at": now + MESSAGE_SECONDS}
+        envelope = sealing.seal(identity.load(settings.IDENTITY_DIR), node.public, str(uuid.uuid4()), payload)
+        try:
+            async with self._tls().post(
+                f"{node.url}/node/witness",
+                data=envelope,
+                timeout=aiohttp.ClientTimeout(total=WITNESS_SECONDS),
+                ssl=self._trust(node),
+                allow_redirects=False,
+            ) as response:
+                answer = _decode(await response.read()) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError):
+            raise CallFailed("no_node", sent=False) from None
+        if not isinstance(answer, dict):
+            raise CallFailed("node_failed", sent=False)
+        return answer
 
     async def _openai(self, node: NodeEndpoint, call: Call) -> AsyncIterator[str | Answer]:
         body = {"model": call.model, "messages": call.payload["messages"], "stream": call.stream}

@@ -43,15 +43,27 @@ def open_message(data: bytes) -> Message:
     Raises:
         sealing.BadEnvelope: not ours, not theirs, damaged, expired or malformed.
     """
-    folder = settings.IDENTITY_DIR
-    message_id, payload = sealing.unseal(identity.load(folder), identity.load_coordinator(folder), data)
-    now = time.time()
+    message_id, payload = open_envelope(data)
     try:
-        if not payload["issued_at"] - _CLOCK_SKEW_SECONDS <= now <= payload["expires_at"]:
-            raise sealing.BadEnvelope("expired")
         return calls.parse(message_id, payload)
     except (KeyError, TypeError, ValueError, DomainError) as error:
         raise sealing.BadEnvelope(type(error).__name__) from None
+
+
+def open_envelope(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Id and payload of an envelope of the coordinator, for this node and now.
+
+    Raises:
+        sealing.BadEnvelope: not ours, not theirs, damaged or expired.
+    """
+    folder = settings.IDENTITY_DIR
+    message_id, payload = sealing.unseal(identity.load(folder), identity.load_coordinator(folder), data)
+    try:
+        if not payload["issued_at"] - _CLOCK_SKEW_SECONDS <= time.time() <= payload["expires_at"]:
+            raise sealing.BadEnvelope("expired")
+    except (KeyError, TypeError) as error:
+        raise sealing.BadEnvelope(type(error).__name__) from None
+    return message_id, payload
 
 
 async def answer(message: Message, engine: EngineClient) -> AsyncIterator[dict[str, Any]]:

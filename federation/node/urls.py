@@ -7,4 +7,5 @@ from federation.node import views
 urlpatterns = [
     path("messages", views.messages),
     path("health", views.health_view),
+    path("witness", views.witness),
 ]

@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
+from fdrouter import evidence
 from fdrouter.errors import DomainError
 from federation.database import in_thread
 from federation.node import across, health, service, token_sums
@@ -75,3 +76,16 @@ async def health_view(request: HttpRequest) -> JsonResponse:
         return JsonResponse(await in_thread(health.document)())
     except DomainError as error:
         return JsonResponse({"code": error.code}, status=503)
+
+
+@csrf_exempt  # no cookie is read here: the envelope's signature says who asks
+async def witness(request: HttpRequest) -> HttpResponse:
+    """POST /node/witness: the coordinator's checkpoint in a sealed envelope; what this node says to it, as JSON."""
+    if request.method != "POST":
+        return HttpResponse(status=405, headers={"Allow": "POST"})
+    try:
+        _, payload = service.open_envelope(request.body)
+        return JsonResponse(await in_thread(evidence.witness)(payload["witness"]))
+    except (BadEnvelope, DomainError, KeyError) as error:
+        log.warning("checkpoint refused", extra={"reason": type(error).__name__})
+        return JsonResponse({"code": "bad_checkpoint"}, status=400)
