@@ -6,4 +6,5 @@ class ComplianceConfig(AppConfig):
     label = "compliance"
 
     def ready(self) -> None:
-        from compliance.controls import checks  # noqa: F401  (registers the system checks)
+        from compliance.anomalies import checks as anomalies  # noqa: F401  (registers the system checks)
+        from compliance.controls import checks  # noqa: F401

@@ -228,5 +228,12 @@ class Report(models.Model):
 
 
 # Tables of the app's parts. Django finds a model only when its module is imported with this one.
+from compliance.anomalies.models import (  # noqa: E402, F401
+    AnomalyCase,
+    AnomalyCaseNote,
+    AnomalyCursor,
+    AnomalyFinding,
+    WatchedPatient,
+)
 from compliance.controls.models import ControlException  # noqa: E402, F401
 from compliance.schedules.models import ReportDelivery, ReportSchedule  # noqa: E402, F401

@@ -16,6 +16,8 @@ from compliance.controls import queries  # noqa: F401  (fills the registry)
 from compliance.controls.evidence import ParametersInvalid, UnknownQuery, checked
 
 FOLDER = Path("configs") / "compliance"
+NO_LIBRARIES = frozenset({"anomalies.yaml"})
+"""Other configuration that lies beside the libraries."""
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]{2,60}$")]
 Owner = Literal["privacy_officer", "administrator", "node_operator", "auditor"]
@@ -101,7 +103,8 @@ def load(folder: Path) -> tuple[Library, ...]:
         LibraryInvalid: one of them is wrong, there is none, or two share an id.
     """
     try:
-        found = [read(file.read_bytes(), file.name) for file in sorted(folder.glob("*.yaml"))]
+        files = [file for file in sorted(folder.glob("*.yaml")) if file.name not in NO_LIBRARIES]
+        found = [read(file.read_bytes(), file.name) for file in files]
     except OSError as error:
         raise LibraryInvalid(f"{folder.name}: {error.strerror}") from None
     if not found:
