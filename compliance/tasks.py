@@ -12,6 +12,7 @@ from django.db import OperationalError
 
 from compliance import log as evidence_log
 from compliance import reports
+from compliance.anomalies import services as anomalies
 from compliance.controls import exceptions
 from compliance.models import Report
 from compliance.schedules import services as schedules
@@ -86,6 +87,13 @@ def scheduled_reports() -> int:
 def end_exceptions() -> int:
     """Marks the exceptions from controls whose day is over; they count no more in any case."""
     return exceptions.end_expired()
+
+
+@shared_task(name="compliance.tasks.find_anomalies", soft_time_limit=480, time_limit=540)
+def find_anomalies() -> int:
+    """Runs the anomaly rules over what is new; returns how many findings were made or grew."""
+    done = anomalies.run()
+    return done.found + done.grown
 
 
 @shared_task(name="compliance.tasks.tend_log", soft_time_limit=50, time_limit=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from compliance import registry_views, views
+from compliance.anomalies.urls import urlpatterns as anomalies
 from compliance.controls.urls import urlpatterns as controls
 from compliance.schedules import views as schedules
 
@@ -20,6 +21,7 @@ urlpatterns = [
     path("registry.json", registry_views.registry_json, name="registry"),
     path("grants", views.quota_grants, name="grants"),
     *controls,
+    *anomalies,
     path("reports", views.reports, name="reports"),
     path("reports/schedules", schedules.schedule, name="report-schedule"),
     path("reports/schedules/<uuid:schedule_id>", schedules.switch, name="report-schedule-switch"),

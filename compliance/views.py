@@ -23,6 +23,7 @@ from accounts.principals import Principal
 from compliance import access, budgets, charges, charts, export, period, selectors
 from compliance import blocks as dataset_blocks
 from compliance import reports as report_service
+from compliance.anomalies.selectors import queue as review_queue
 from compliance.forms import EventForm, LedgerForm, RangeForm, ReportForm, RequestForm
 from compliance.models import REPORT_OPEN
 from compliance.schedules.forms import ScheduleForm
@@ -90,6 +91,7 @@ def today(request: HttpRequest, principal: Principal) -> HttpResponse:
             "failed_sign_ins": events.get(("session.sign_in", "failed"), 0),
             "denied": events.get(("policy.decision", "denied"), 0),
             "one_hospital": principal.hospital is not None,
+            "queue": review_queue(principal),
             "checked_at": timezone.now(),
         },
     )

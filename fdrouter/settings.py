@@ -233,6 +233,7 @@ CELERY_TASK_ROUTES = {
     "federation.tasks.dispatch": {"queue": "dispatch"},
     "compliance.tasks.tend_log": {"queue": "default"},
     "compliance.tasks.witness_log": {"queue": "default"},
+    "compliance.tasks.find_anomalies": {"queue": "default"},
     "compliance.tasks.*": {"queue": "reports"},
 }
 CELERY_TASK_TIME_LIMIT = 600
@@ -259,6 +260,7 @@ CELERY_BEAT_SCHEDULE = {
     "resume-reports": {"task": "compliance.tasks.resume_reports", "schedule": 60.0},
     "scheduled-reports": {"task": "compliance.tasks.scheduled_reports", "schedule": 120.0},
     "end-exceptions": {"task": "compliance.tasks.end_exceptions", "schedule": 600.0},
+    "find-anomalies": {"task": "compliance.tasks.find_anomalies", "schedule": 600.0, "options": {"expires": 600.0}},
 }
 
 # --- logs: ids, sizes and digests only --------------------------------------------------------------------------

@@ -61,11 +61,19 @@ PORTAL_PAGES = (
     Entry("Requests", "compliance:requests", "list-details"),
     Entry("Events", "compliance:events", "shield-check"),
     Entry("Controls", "compliance:controls", "clipboard-check"),
+    Entry("Anomalies", "compliance:anomalies", "alert-triangle"),
     Entry("Grants", "compliance:grants", "gauge"),
     Entry("Reports", "compliance:reports", "report-analytics"),
 )
 # Pages that have no entry of their own belong to the one that leads to them.
-_PARENTS = {"federation:inference": "federation:history", "compliance:control": "compliance:controls"}
+_PARENTS = {
+    "federation:inference": "federation:history",
+    "compliance:control": "compliance:controls",
+    "compliance:anomaly-rules": "compliance:anomalies",
+    "compliance:anomaly-watch": "compliance:anomalies",
+    "compliance:cases": "compliance:anomalies",
+    "compliance:case": "compliance:anomalies",
+}
 
 
 def entries(principal: Principal | None) -> tuple[Entry, ...]:
