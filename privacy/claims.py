@@ -23,7 +23,7 @@ IMPLEMENTED: Mapping[str, int] = {
     "count_across": 1,
     "choice_across": 1,
     "text_across": 1,
-    "released_cards": 1,
+    "released_cards": 2,
     "released_corpus": 1,
 }
 #: What NIST SP 800-226 asks a claim to name.

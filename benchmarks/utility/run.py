@@ -159,7 +159,7 @@ def released_rows(found: Material) -> tuple[list[Row], list[str]]:
     if any(row.lost[EPSILONS[-1]].low > BEYOND_NOISE for row in rows):
         notes.append(
             f"At epsilon {EPSILONS[-1]:g} noise is small: what cards lose there comes from holding each patient to few"
-            " cells, the first of their own in public order."
+            " cells, which a hash of their own chooses."
         )
     notes.append("released notes (synthetic corpus): not measured here; make bench-released looks for planted facts.")
     return rows, notes

@@ -3,8 +3,11 @@
 Both protect one patient under ``swap``: their record replaced by any other one. Parameters are fixed before any record
 is read; how many patients a cell or a topic has is never looked at in planning.
 
-**Cards.** A card is a histogram over a public list of cells. A patient is in at most ``max_cells`` of a card's cells,
-which their own record and the public order of the cells decide. All cards of a release get discrete Gaussian noise of
+**Cards.** A card is a histogram over a public list of cells. A patient is counted in at most ``max_cells`` of a card's
+cells. Of one who is in more, lots choose: each cell's is a function of the release's id, the patient's own id and the
+cell, so which ones count depends on that patient alone and on no order of cells, and a swap changes nobody else's. For
+any fixed lots the bound below holds, so it does not matter who knows them; the noise is drawn independently of them.
+All cards of a release get discrete Gaussian noise of
 one sigma, so they are one vector of whole numbers. A swap takes a patient out of at most M = sum of ``max_cells`` cells
 and puts another into as many: 2 M cells move by 1, the L2 sensitivity is sqrt(2 M), and the release is M / sigma^2-zCDP
 (Canonne, Kamath and Steinke, arXiv 2004.00010, theorem 14). Clipping at zero afterwards costs nothing.
@@ -32,7 +35,7 @@ its slots: of n members in B slots only n exp(-n / B) are heard. It is better on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -176,19 +179,21 @@ class CorpusPlan:
 ReleasePlan = CardsPlan | CorpusPlan
 
 
-def sum_cells(held: Iterable[Sequence[int]], card: Card) -> list[int]:
-    """Patients in each cell of ``card``; ``held`` are each patient's cells (places from 0), in any order.
+def sum_cells(held: Mapping[str, Sequence[int]], card: Card, lot: Callable[[str, int], bytes]) -> list[int]:
+    """Patients in each cell of ``card``; ``held`` are the cells (places from 0) of each patient, in any order.
 
-    Of a patient with more than ``card.max_cells`` the first ones in the card's order count, each once.
+    Each place counts once. Of a patient with more than ``card.max_cells`` those count whose ``lot``, a function of the
+    patient and the place alone, is smallest.
 
     Raises:
         InvalidParameter: a place that the card does not have.
     """
     total = [0] * card.cells
-    for places in held:
-        for place in sorted(set(places))[: card.max_cells]:
-            if not 0 <= place < card.cells:
-                raise InvalidParameter("The card has no such cell.", field="cards")
+    for patient, places in held.items():
+        own = set(places)
+        if any(not 0 <= place < card.cells for place in own):
+            raise InvalidParameter("The card has no such cell.", field="cards")
+        for place in sorted(own, key=lambda place: lot(patient, place))[: card.max_cells]:
             total[place] += 1
     return total
 

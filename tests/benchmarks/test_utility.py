@@ -206,7 +206,7 @@ def test_level_words_are_drawn_by_lot() -> None:
         ("Published most often: velorapine with cough.", True),
         ("Published most often: velorapine with cough, but not by more than the noise.", True),
         ("Published most often: velorapine with nausea.", False),
-        ("About 12 patients: velorapine.", False),
+        ("About 12 patients were counted: velorapine.", False),
     ],
 )
 def test_the_shelf_answers_a_choice(text: str, right: bool) -> None:
@@ -217,10 +217,10 @@ def test_the_shelf_answers_a_choice(text: str, right: bool) -> None:
 
 def test_the_shelf_answers_a_count_with_one_number() -> None:
     asked = Counted(id="c", fact="f", aspect="all", text="?", truth={"h": 100})
-    told = {"1": ["About 91 patients: velorapine. The noise leaves 80 to 102.", "About 5 patients: velorapine."]}
+    told = {"1": [f"About {n} patients were counted: velorapine. The noise leaves" for n in (91, 5)]}
     way = ways.Released("cards", [ways.Shelved(asked, "h", told, 1.0)])
     assert way.at(1.0) == [0.5] and way.without_noise() == [1.0]
-    listing = ways.Shelved(asked, "h", {"1": ["- velorapine: about 100 patients"]}, 1.0)
+    listing = ways.Shelved(asked, "h", {"1": ["- velorapine: about 100 patients counted"]}, 1.0)
     assert ways.Released("cards", [listing, ways.Shelved(asked, "h", {}, 1.0)]).cases == []
 
 

@@ -78,8 +78,8 @@ def test_a_published_number_is_asked_across_the_network_and_costs_nothing(hospit
         answer = ask()
     found = answer.model_dump()
     text = answer.choices[0].message.content or ""
-    assert "patients: velorapine with dry cough. The noise leaves" in text
-    assert f"at epsilon 6 per patient by {publisher}. That was paid once; asking costs nothing more." in text
+    assert "patients were counted: velorapine with dry cough. The noise leaves" in text
+    assert "at epsilon 6 per patient. That was paid once; asking costs nothing more." in text
     assert found["node"]["id"] == publisher and found["privacy"]["epsilon"] == 0.0
     receipt = found["privacy"]["receipt"]
     assert receipt["body"]["mechanism"] is None and receipt["body"]["released"]["releases"][0]["epsilon"] == 6.0

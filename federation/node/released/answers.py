@@ -11,8 +11,9 @@ from typing import Any
 
 from django.conf import settings
 
-from fdrouter.errors import InvalidParameter, NothingReleased
+from fdrouter.errors import NothingReleased
 from federation.node import blocks, phrases
+from federation.node.released import counted
 from federation.node.released import shelf as shelves
 from federation.node.released.models import Release, ReleasedNote
 from federation.node.released.questions import Asked, understand
@@ -21,11 +22,7 @@ from federation.node.released.shelf import Figure, Shelf
 MAX_NOTES = 8
 MAX_FIGURES = 6
 MAX_LINES = 12
-RANGES = (
-    "The noise leaves the ranges in brackets, in 95 of 100 cases each. Of one patient only the first few conditions,"
-    " treatments and effects of the published lists were counted, so where many patients have more the true number is"
-    " higher, beyond its range."
-)
+APART = "These are separate numbers, of the patients with each of them and not of those with all of them together:"
 INSTEAD = "Ask the records themselves (a count, a choice, keywords or a text), which has a privacy cost"
 SYSTEM = (
     "Answer the question in one or two short sentences, from the notes and figures only. If they do not say, answer "
@@ -50,8 +47,7 @@ def find(question: str, options: Sequence[str] = ()) -> Found:
     """What is published about the question.
 
     Raises:
-        NothingReleased: nothing, or nothing about this; the message says what to do instead.
-        InvalidParameter: a number or a choice whose question holds a negation.
+        NothingReleased: nothing, or nothing about just this; the message says what to do instead.
     """
     shelf = shelves.load()
     if not shelf.cards and not shelf.corpora:
@@ -59,11 +55,13 @@ def find(question: str, options: Sequence[str] = ()) -> Found:
             f"This hospital has published nothing yet. {INSTEAD}, or ask the hospital to publish.", hospital=_hospital()
         )
     topics = shelves.topics(shelf.corpora)
-    asked = understand(question, shelf, topics)
+    asked = understand(question, shelf, topics, choice=bool(options))
     if (asked.counts or options) and asked.turned:
-        raise InvalidParameter(
-            "Published numbers count who has something. Ask for those who have it, without a negation.",
-            field="messages",
+        raise NothingReleased(
+            f"Published numbers count who has something and cannot understand the word \u201c{asked.turned}\u201d."
+            f" Ask for those who have it, without a negation. {INSTEAD}.",
+            hospital=_hospital(),
+            published=_contents(shelf),
         )
     if options:
         found = _choice(asked, shelf, options)
@@ -85,17 +83,39 @@ def _count(asked: Asked, shelf: Shelf) -> Found:
     figures = shelf.figures(card, labels)
     if asked.left or not figures:
         raise _nothing(asked, shelf)
+    if asked.share:
+        return _share(asked, shelf, card, figures)
     if len(figures) == 1:
-        told = figures[0]
-        text = (
-            f"About {max(0, told.count)} patients: {_named(told)}. The noise leaves {told.low} to {told.high}, in 95 of"
-            " 100 cases."
-        )
+        text = counted.one(card, figures[0], shelf)
     else:
+        apart = [APART, ""] if len(_all_named(asked)) > 1 else []
         ordered = sorted(figures, key=lambda figure: -figure.count) if card == "effects" else figures
         rest = [f"- {len(ordered) - MAX_LINES} others: fewer"] if len(ordered) > MAX_LINES else []
-        text = "\n".join([*map(_line, ordered[:MAX_LINES]), *rest, "", RANGES])
+        lines = [*apart, *map(counted.line, ordered[:MAX_LINES]), *rest, ""]
+        text = "\n".join([*lines, counted.under({card: [figure.labels for figure in ordered]}, shelf)])
     return _found(text, [], {card}, shelf)
+
+
+def _share(asked: Asked, shelf: Shelf, card: str, figures: list[Figure]) -> Found:
+    """The two numbers of a share: of an effect, with the treatment, those of the treatment; else of all patients."""
+    if card == "effects":
+        of, whole = "treatments", shelf.figures("treatments", [(topic,) for topic in asked.topics])
+    else:
+        of, total = "sex", shelf.total()
+        whole = [total] if total is not None else []
+    if len(figures) != 1 or len(whole) != 1:
+        raise _nothing(asked, shelf)
+    labels = {card: [figures[0].labels]}
+    everybody = "All patients counted are the four numbers by sex, added up."
+    labels |= {of: [whole[0].labels]} if card == "effects" else {}
+    told = [
+        "A share itself is not published, only its two numbers:",
+        *map(counted.line, (figures[0], whole[0])),
+        "",
+        counted.under(labels, shelf),
+        *([] if card == "effects" else [everybody]),
+    ]
+    return _found("\n".join(told), [], {card, of}, shelf)
 
 
 def _cells(asked: Asked, shelf: Shelf) -> tuple[str, list[tuple[str, ...]]]:
@@ -125,14 +145,17 @@ def _all_named(asked: Asked) -> list[str]:
 def _choice(asked: Asked, shelf: Shelf, options: Sequence[str]) -> Found:
     """Figures of the options, the largest first: effects of the treatment in question, or cells of one card."""
     card, labels = _option_cells(asked, shelf, list(options))
+    if set(_all_named(asked)) - {part for label in labels for part in label}:
+        card, labels = "", []  # what else the question names would be dropped
     figures = {figure.labels: figure for figure in shelf.figures(card, labels)}
     if asked.left or len(figures) < len(options):
         raise _nothing(asked, shelf)
     ordered = sorted(figures.values(), key=lambda figure: -figure.count)
     first, second = ordered[0], ordered[1]
     sure = "" if first.count - second.count > first.band + second.band else ", but not by more than the noise"
-    lines = [f"Published most often: {_named(first)}{sure}.", "", *(_line(figure) for figure in ordered), "", RANGES]
-    return _found("\n".join(lines), [], {card}, shelf)
+    lines = [f"Published most often: {counted.named(first)}{sure}.", "", *map(counted.line, ordered), ""]
+    below = counted.under({card: [figure.labels for figure in ordered]}, shelf)
+    return _found("\n".join([*lines, below]), [], {card}, shelf)
 
 
 def _option_cells(asked: Asked, shelf: Shelf, options: list[str]) -> tuple[str, list[tuple[str, ...]]]:
@@ -152,22 +175,10 @@ def _option_cells(asked: Asked, shelf: Shelf, options: list[str]) -> tuple[str, 
     return "", []
 
 
-def _named(figure: Figure) -> str:
-    return " with ".join(figure.labels)
-
-
-def _line(figure: Figure) -> str:
-    return f"- {_named(figure)}: about {max(0, figure.count)} patients ({figure.low} to {figure.high})"
-
-
 def _nothing(asked: Asked, shelf: Shelf) -> NothingReleased:
-    """Names the words that no figure holds; they are the asker's own."""
-    left = [term.strip("'") for term in asked.left]
-    what = (
-        f"Nothing that is published holds the word{'s' * (len(left) > 1)} {_list(left)} of your question."
-        if left
-        else ""
-    )
+    """Names the words that no figure covers, as the asker wrote them."""
+    left = [f"\u201c{word}\u201d" for word in asked.left]
+    what = f"No published number covers the word{'s' * (len(left) > 1)} {_list(left)} of your question." if left else ""
     return NothingReleased(
         f"{what or 'No published number answers this.'} {INSTEAD}.", hospital=_hospital(), published=_contents(shelf)
     )
@@ -189,14 +200,14 @@ def _text(question: str, asked: Asked, shelf: Shelf, topics: list[str]) -> Found
             published=_contents(shelf),
         )
     lines = [f"Note: {note.text}" for note in notes]
-    lines += [f"Figure: {_named(f)}: about {max(0, f.count)} patients" for f in figures]
+    lines += [f"Figure: {counted.named(f)}: about {max(0, f.count)} patients counted" for f in figures]
     messages = [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": "\n".join([*lines, "", f"Question: {question}"])},
     ]
-    shown = [f"- {note.text}" for note in notes] + [_line(figure) for figure in figures]
-    ranges = ["", RANGES] if figures else []
-    found = _found("\n".join(["Published:", *shown, *ranges]), notes, cards, shelf)
+    shown = [f"- {note.text}" for note in notes] + [counted.line(figure) for figure in figures]
+    below = ["", counted.under(cards, shelf)] if figures else []
+    found = _found("\n".join(["Published:", *shown, *below]), notes, set(cards), shelf)
     found.text, found.messages = f"\n\n{found.text}", messages
     return found
 
@@ -226,14 +237,14 @@ def _has_patients(topic: str, shelf: Shelf) -> bool:
     return all(figure.count > figure.band for figure in shelf.figures("treatments", [(topic,)]))
 
 
-def _telling_figures(asked: Asked, shelf: Shelf) -> tuple[list[Figure], set[str]]:
+def _telling_figures(asked: Asked, shelf: Shelf) -> tuple[list[Figure], dict[str, list[tuple[str, ...]]]]:
     """What the cards say of the things named: of many cells only those that noise alone would hardly make so large."""
     found: list[Figure] = []
-    cards: set[str] = set()
+    cards: dict[str, list[tuple[str, ...]]] = {}
     for card, labels in asked.cells.items():
         if told := [figure for figure in shelf.figures(card, labels) if figure.count > figure.band]:
             found += told
-            cards.add(card)
+            cards[card] = [figure.labels for figure in told]
     topics, words = set(asked.topics), set(asked.words)
     if topics or words:
         wanted = [
@@ -244,8 +255,9 @@ def _telling_figures(asked: Asked, shelf: Shelf) -> tuple[list[Figure], set[str]
         row = shelf.figures("effects", wanted)
         large = [figure for figure in row if figure.count > shelves.band_of(figure.sigma, len(row))]
         if large:
-            found += sorted(large, key=lambda figure: -figure.count)[:MAX_FIGURES]
-            cards.add("effects")
+            largest = sorted(large, key=lambda figure: -figure.count)[:MAX_FIGURES]
+            found += largest
+            cards["effects"] = [figure.labels for figure in largest]
     return found, cards
 
 
@@ -299,7 +311,7 @@ def sentence(notes: Sequence[ReleasedNote], cards: set[str], releases: Sequence[
         epsilons = _list(sorted({f"{release.epsilon:g}" for release in made}))
         days = _list(sorted({_moment(release)[:10] for release in made}))
         parts.append(f"{count} {one if count == 1 else many} published on {days} at epsilon {epsilons} per patient")
-    return f"From {' and '.join(parts)} by {_hospital()}. That was paid once; asking costs nothing more."
+    return f"From {' and '.join(parts)}. That was paid once; asking costs nothing more."
 
 
 def _list(words: Sequence[str]) -> str:

@@ -31,10 +31,11 @@ def make(release: Release, advance: Callable[[int], None] = lambda cards: None) 
             raise Conflict(f"This release is {state}, so it is not made now.")
         vector: list[int] = []
         for card in cards:
-            vector += sum_cells(contributions.cells(card, lists, release.block, release.plan["year"]), card.card)
+            held = contributions.cells(card, lists, release.block, release.plan["year"])
+            vector += sum_cells(held, card.card, contributions.lot(release.pk, card))
             advance(1)
         noisy = iter(plan.noise.release(vector))
-        del vector
+        del vector, held
         ReleasedCard.objects.bulk_create(
             ReleasedCard(
                 release=release,

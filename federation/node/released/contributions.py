@@ -1,8 +1,8 @@
 """What each patient of a block adds to a release: cells of cards, a group of a corpus. The private side of a release.
 
-Each patient's part is a function of their own record, of public lists and, for groups and ranks, of a keyed hash of
-their own id: no corpus statistics, nothing shared between patients but the places in a group's slots, which go by rank
-(:mod:`privacy.dp.release_plans` has the proofs that build on this).
+Each patient's part is a function of their own record, of public lists and, for groups, ranks and the cells that count
+of too many, of a keyed hash of their own id: no corpus statistics, nothing shared between patients but the places in a
+group's slots, which go by rank (:mod:`privacy.dp.release_plans` has the proofs that build on this).
 """
 
 from __future__ import annotations
@@ -38,8 +38,20 @@ WHERE cardinality(c.said) > 0 GROUP BY c.reference
 _ICD_CATEGORY = 3  # characters of an ICD-10 code that name its category
 
 
-def cells(card: CardCells, lists: Lists, block: int, year: int) -> list[list[int]]:
-    """For each patient of the block the places of the card's cells that they are in; patients in none may be missing.
+def lot(release: UUID, card: CardCells) -> Callable[[str, int], bytes]:
+    """The lot of a patient's cell, by their reference and its place: of a patient in too many cells the smallest count.
+
+    It hashes release, patient and label, so it depends on no other patient and on no order of names: no name is left
+    out more often than another, and another release leaves out others. What a patient adds is still a function of their
+    own record and id, at most ``max_cells`` cells whatever the lots are; the promise does not need them to be secret.
+    """
+    return lambda patient, place: _hash(release, patient, "cell", card.name, *card.labels[place])
+
+
+def cells(card: CardCells, lists: Lists, block: int, year: int) -> dict[str, list[int]]:
+    """For each patient of the block, by reference, the places of all cells of the card that they are in.
+
+    Patients in none may be missing.
 
     Raises:
         KeyError: the card is not one of :func:`vocabulary.cards_of`.
@@ -58,33 +70,34 @@ def _places(card: CardCells) -> dict[str, int]:
     return {label[0]: place for place, label in enumerate(card.labels)}
 
 
-def _one_each(card: CardCells, block: int, label: Callable[[int | None, str], str]) -> list[list[int]]:
+def _one_each(card: CardCells, block: int, label: Callable[[int | None, str], str]) -> dict[str, list[int]]:
     place = _places(card)
-    rows = Patient.objects.filter(block=block).values_list("birth_year", "sex")
-    return [[place[label(born, sex)]] for born, sex in rows.iterator()]
+    rows = Patient.objects.filter(block=block).values_list("reference", "birth_year", "sex")
+    return {patient: [place[label(born, sex)]] for patient, born, sex in rows.iterator()}
 
 
-def _departments(card: CardCells, block: int) -> list[list[int]]:
+def _departments(card: CardCells, block: int) -> dict[str, list[int]]:
     place, found = _places(card), defaultdict(list)
-    rows = CareAssignment.objects.filter(patient__block=block).values_list("patient_id", "department")
+    rows = CareAssignment.objects.filter(patient__block=block).values_list("patient__reference", "department")
     for patient, department in rows.iterator():
         found[patient].append(place[department])
-    return list(found.values())
+    return found
 
 
-def _conditions(lists: Lists, block: int) -> list[list[int]]:
+def _conditions(lists: Lists, block: int) -> dict[str, list[int]]:
     place = {code: n for n, (code, _) in enumerate(vocabulary.conditions(lists))}
-    rows = Patient.objects.filter(block=block).values_list("codes", flat=True)
-    return [[place[code[:_ICD_CATEGORY]] for code in codes if code[:_ICD_CATEGORY] in place] for codes in rows]
+    rows = Patient.objects.filter(block=block).values_list("reference", "codes")
+    short = ((patient, [code[:_ICD_CATEGORY] for code in codes]) for patient, codes in rows)
+    return {patient: [place[code] for code in codes if code in place] for patient, codes in short}
 
 
-def _treatments(lists: Lists, block: int) -> list[list[int]]:
+def _treatments(lists: Lists, block: int) -> dict[str, list[int]]:
     spoken = topics_of(lists.topics, block)
     place = {topic: n for n, topic in enumerate(lists.topics)}
-    return [[place[topic] for topic in topics] for topics in spoken.values()]
+    return {patient: [place[topic] for topic in topics] for patient, topics in spoken.items()}
 
 
-def _effects(lists: Lists, block: int) -> list[list[int]]:
+def _effects(lists: Lists, block: int) -> dict[str, list[int]]:
     """Cell (topic, word) for each word that one line of the record holds together with the topic."""
     words = vocabulary.words(lists)
     found: dict[str, list[int]] = defaultdict(list)
@@ -95,7 +108,7 @@ def _effects(lists: Lists, block: int) -> list[list[int]]:
         for reference, held in _rows(_HELD, values):
             told = [n - 1 for n in held or () if not meant[n - 1] <= own]  # a topic says nothing about itself
             found[reference] += [word * len(lists.topics) + nth for word in told]
-    return list(found.values())
+    return found
 
 
 def topics_of(topics: Sequence[str], block: int) -> dict[str, list[str]]:

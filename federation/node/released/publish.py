@@ -47,7 +47,8 @@ def propose_cards(
     """
     lists = vocabulary.lists_for(topics)
     plan = plan_cards(cards=[card.card for card in vocabulary.cards_of(lists)], epsilon=epsilon, delta=delta)
-    return _propose(ReleaseKind.CARDS, block, by, plan, lists.to_json() | {"year": timezone.localdate().year})
+    public = {"year": timezone.localdate().year, "cells_chosen": vocabulary.CHOSEN}
+    return _propose(ReleaseKind.CARDS, block, by, plan, lists.to_json() | public)
 
 
 def propose_corpus(
@@ -186,6 +187,7 @@ def made_of(release: Release) -> tuple[ReleasePlan, vocabulary.Lists]:
     plan, lists = plan_of(release), vocabulary.lists_of(release.plan)
     if isinstance(plan, CardsPlan):
         same = plan.cards == tuple(card.card for card in vocabulary.cards_of(lists))
+        same = same and release.plan.get("cells_chosen") == vocabulary.CHOSEN
     else:
         same = plan.groups == len(lists.topics)
     if not same:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from federation.choosing import NEGATIONS
 from federation.node import phrases
 from federation.node.released.shelf import Shelf, standing_in
 
-_COUNTS = re.compile(
-    r"\bhow many\b|\b(what|which) (is the )?(number|share|proportion)\b|^\s*(count|number of)\b", re.IGNORECASE
+_COUNTS = re.compile(r"\bhow many\b|\b(what|which) (is the )?number\b|^\s*(count|number of)\b", re.IGNORECASE)
+_SHARE = re.compile(
+    r"\b(what|which|how (large|big|great|high)) (is |are )?(a |the )?(share|proportion|percentage|fraction|part)\b"
+    r"|\b(share|proportion|percentage|fraction) of\b|\bper ?cent(age)?\b|%",
+    re.IGNORECASE,
 )
-#: Words that turn a question round: figures and notes are matched by words and would tell the opposite.
-_NEGATIONS = re.compile(r"\b(no|not|never|none|neither|nor|without|except|n't|\w+n't)\b", re.IGNORECASE)
 #: How people name what a card's cell is called by its code.
 _ALSO = {
     ("sex", "female"): ("female", "women", "woman", "girls"),
@@ -22,10 +24,42 @@ _ALSO = {
     ("departments", "general"): ("general medicine", "general department"),
     ("departments", "research"): ("research department", "clinical research"),
 }
-#: Words about the shape of an answer and not its subject.
-_SHAPE = "count share proportion number published treatment treatments group groups "
-_AGES = "age ages aged old band bands "
-_PLAIN = ("conditions", "treatments")
+#: The words that may stand in a question for a figure and leave what it counts as it is. Any other word, as "stopped",
+#: "before" or "both", would be dropped, so that the figure answered another question than was asked.
+_PLAIN = frozenset(
+    "a an the this of in on at with by per for from and or who whom that which what whats how many is are was were be"
+    " been has have had having do does did there here our we us i you your me tell give show count counted number"
+    " numbers total overall all any each every patient patients people person persons individual individuals case cases"
+    " record records recorded chart charts published group groups seen see known know registered".split()
+)
+#: Those that do so only beside something of their sort: "women who take medicines" are not the women.
+_OF_SORT = {
+    "treatments": frozenset(
+        "treatment treatments drug drugs medicine medicines medication medications take takes taking took taken use"
+        " uses using used get gets getting got given receive receives receiving received treated prescribed".split()
+    ),
+    "effects": frozenset(
+        "effect effects side adverse unwanted reaction reactions event events symptom symptoms outcome outcomes develop"
+        " develops developed experience experienced report reported note noted".split()
+    ),
+    "conditions": frozenset(
+        "condition conditions diagnosis diagnosed suffer suffers suffered develop developed".split()
+    ),
+    "departments": frozenset("department departments".split()),
+}
+_OF_CHOICE = frozenset(
+    "most often more common commonly frequent frequently usual usually typical typically cause causes caused result "
+    "results largest".split()
+)
+#: Taken out before words are looked at, because of their words only these may go: "could take", "in hospital".
+_POLITE = re.compile(
+    r"\b(please|(can|could) you)\b|\b(at|of) the hospital\b|\b(this|our|your) hospital\b", re.IGNORECASE
+)
+_OF_AGE = frozenset("age ages aged old years year band bands".split())
+_OF_SHARE = frozenset("share proportion percentage percent per cent fraction part large big great high".split())
+_TOLD = 6  # words that a refusal repeats at most
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_LISTS = ("conditions", "treatments")
 _AGE = re.compile(r"\b(age|ages|aged|years? old|how old|age bands?)\b", re.IGNORECASE)
 
 
@@ -33,11 +67,13 @@ _AGE = re.compile(r"\b(age|ages|aged|years? old|how old|age bands?)\b", re.IGNOR
 class Asked:
     """What a question names. ``cells``: labels of single-label cards by card; ``words``: effects and outcomes.
 
-    ``left`` are its telling words (stemmed) that nothing on the shelf covers.
+    ``turned`` is the word that turns it round. ``left`` are its own words that no figure covers and that may change
+    what is counted, in their order.
     """
 
     counts: bool
-    turned: bool
+    share: bool
+    turned: str
     by_age: bool
     cells: dict[str, list[tuple[str, ...]]]
     words: list[str]
@@ -48,10 +84,13 @@ class Asked:
         return [label[0] for label in self.cells.get("treatments", ())]
 
 
-def understand(question: str, shelf: Shelf, topics: list[str]) -> Asked:
-    """Matches the question's phrases with the labels of the cards on the shelf and with ``topics``, those of notes."""
+def understand(question: str, shelf: Shelf, topics: list[str], *, choice: bool = False) -> Asked:
+    """Matches the question's phrases with the labels of the cards on the shelf and with ``topics``, those of notes.
+
+    ``choice``: it comes with answers to choose from, so that it may ask for the most frequent one.
+    """
     names: list[tuple[str, str, str]] = []  # card, label, phrase
-    for card in ("sex", "departments", *_PLAIN):
+    for card in ("sex", "departments", *_LISTS):
         labels = [label[0] for label in shelf.labels(card)]
         labels = list(dict.fromkeys([*labels, *topics])) if card == "treatments" else labels
         names += [(card, label, phrase) for label in labels for phrase in _ALSO.get((card, label), (label,))]
@@ -69,15 +108,16 @@ def understand(question: str, shelf: Shelf, topics: list[str]) -> Asked:
             cells[card].append((label,))
     found = _words(cells, [names[hit][1] for hit in hits if names[hit][0] == "words"])
     covered = set().union(*(meant[hit] for hit in hits)) if hits else set()
-    telling = [term for term in phrases.terms_of(question).telling if term not in covered]
-    by_age = bool(_AGE.search(question))
+    by_age, share, turned = bool(_AGE.search(question)), bool(_SHARE.search(question)), NEGATIONS.search(question)
+    plain = _plain(cells, found, choice=choice, share=share, by_age=by_age)
     return Asked(
-        counts=bool(_COUNTS.search(question)),
-        turned=bool(_NEGATIONS.search(question)),
+        counts=share or bool(_COUNTS.search(question)),
+        share=share,
+        turned=turned.group() if turned else "",
         by_age=by_age,
         cells=cells,
         words=found,
-        left=_without(telling, _SHAPE + _AGES * by_age),
+        left=_uncovered(question, covered, plain),
     )
 
 
@@ -91,6 +131,24 @@ def _words(cells: dict[str, list[tuple[str, ...]]], words: list[str]) -> list[st
     return [word for word in words if (treated or word not in conditions) and word not in treatments]
 
 
-def _without(terms: list[str], text: str) -> list[str]:
-    silent: set[Any] = phrases.lexemes([text])[0]
-    return [term for term in terms if term not in silent]
+def _plain(cells: Collection[str], words: Sequence[str], *, choice: bool, share: bool, by_age: bool) -> set[str]:
+    """The words that change nothing beside what was found in the question."""
+    plain = set(_PLAIN) | (_OF_CHOICE if choice else set()) | (_OF_SHARE if share else set())
+    plain |= _OF_AGE if by_age and not cells and not words else set()
+    sorts = {*cells, *(("treatments", "effects") if words else ())}
+    for sort, named in _OF_SORT.items():
+        plain |= named if choice or sort in sorts else set()
+    return plain
+
+
+def _uncovered(question: str, covered: Collection[str], plain: Collection[str]) -> list[str]:
+    """The question's words, as they are written, that are neither plain nor in a phrase that was found."""
+    words = [word for word in _WORD.findall(_POLITE.sub(" ", question)) if _plainly(word) not in plain]
+    stems = phrases.lexemes(words) if words else []
+    left = [word for word, found in zip(words, stems, strict=True) if not found or not found <= set(covered)]
+    return list(dict.fromkeys(word[:40] for word in left))[:_TOLD]
+
+
+def _plainly(word: str) -> str:
+    """Without case and possessive: "What\u2019s" and "hospital's" are "what" and "hospital"."""
+    return re.sub(r"['\u2019]s?$", "", word.lower())

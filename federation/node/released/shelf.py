@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import connection
 
-from federation.node.released import publish
+from federation.node.released import publish, vocabulary
 from federation.node.released.models import NoteState, Release, ReleasedCard, ReleasedNote, ReleaseKind
 from federation.node.released.states import ReleaseState
 from privacy.dp.release_plans import CONFIDENCE, CardsPlan
@@ -44,6 +44,17 @@ class Figure:
         return max(0, self.count + self.band)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Limit:
+    """How many of a card's cells a patient is counted in at most, and whether a hash chooses them.
+
+    Releases of before that was so have the first ones in the card's order.
+    """
+
+    max_cells: int
+    by_hash: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """The newest published cards and notes of each block."""
@@ -74,6 +85,29 @@ class Shelf:
             Figure(label, count, math.sqrt(variance), bands[0] if len(bands) == 1 else band_of(math.sqrt(variance)))
             for label, (count, variance, bands) in total.items()
         ]
+
+    def total(self) -> Figure | None:
+        """All patients counted: the card by sex has each of them in one cell. None without that card."""
+        cells = self.figures("sex")
+        if not cells:
+            return None
+        sigma = math.sqrt(sum(figure.sigma**2 for figure in cells))
+        return Figure(("all patients",), sum(figure.count for figure in cells), sigma, band_of(sigma))
+
+    def limits(self, card: str) -> list[Limit]:
+        """The limits of a card, of each block's release; none where a patient is counted in all cells they are in."""
+        found: set[Limit] = set()
+        for release, _ in self.tables.get(card, ()):
+            plan = publish.plan_of(release)
+            if isinstance(plan, CardsPlan) and card not in vocabulary.ONE_EACH:
+                of = next(one for one in plan.cards if one.name == card)
+                by_hash = release.plan.get("cells_chosen") == vocabulary.CHOSEN
+                found |= {Limit(of.max_cells, by_hash)} if of.max_cells < of.cells else set()
+        return sorted(found)
+
+    def years(self) -> set[int]:
+        """The years that the ages on the shelf are of."""
+        return {release.plan["year"] for release in self.cards}
 
     def releases_with(self, cards: Iterable[str]) -> list[Release]:
         """The releases that any of these cards come from."""

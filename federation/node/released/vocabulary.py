@@ -19,13 +19,19 @@ TOPICS, WORDS, CONDITIONS = "topics-1", "clinical-1", "conditions-1"
 MAX_TOPICS = 100
 _BANDS = tuple(range(0, 100, 10))
 UNKNOWN_AGE = "age not known"
+#: How a plan names the way in which cells are chosen of a patient who is in more than count. Plans without it are
+#: older: of those the first ones in the card's order count.
+CHOSEN = "hash-1"
+#: Cards that every patient is in one cell of.
+ONE_EACH = ("sex", "age")
 
 
 @dataclass(frozen=True, slots=True)
 class CardCells:
     """A card: what it counts, the label of every cell, and in how many of them one patient is counted at most.
 
-    A patient who is in more cells is counted in those that come first; the order is public.
+    Of a patient who is in more cells a hash of their own chooses (:mod:`contributions`). The numbers follow from a
+    measurement (ADR 0019): more cells are more noise on every figure, fewer leave more patients out.
     """
 
     name: str
@@ -99,8 +105,8 @@ def conditions(lists: Lists) -> tuple[tuple[str, str], ...]:
 
 
 def words(lists: Lists) -> tuple[str, ...]:
-    """Effects and outcomes, those of most words first: of a patient with many, the most telling ones count."""
-    return tuple(sorted(terms.words_of(lists.words_list), key=lambda word: -len(word.split())))
+    """Effects and outcomes."""
+    return terms.words_of(lists.words_list)
 
 
 def age_label(born: int | None, year: int) -> str:
@@ -117,16 +123,15 @@ def cards_of(lists: Lists) -> tuple[CardCells, ...]:
     return (
         CardCells("sex", "patients by sex", tuple((str(sex),) for sex in Sex.values), 1),
         CardCells("age", "patients by age", tuple((age,) for age in ages), 1),
-        CardCells("departments", "patients by department", tuple((str(d),) for d in Department.values), 2),
+        CardCells("departments", "patients by department", tuple((str(d),) for d in Department.values), 6),
         CardCells("conditions", "patients by condition", tuple((name,) for _, name in conditions(lists)), 6),
         CardCells(
-            "treatments", "patients by treatment", tuple((topic,) for topic in lists.topics), min(6, len(lists.topics))
+            "treatments", "patients by treatment", tuple((topic,) for topic in lists.topics), min(8, len(lists.topics))
         ),
-        # Word by word, and of each word all treatments: a patient with two treatments has both counted.
         CardCells(
             "effects",
             "patients by treatment and what is noted with it",
             tuple((topic, word) for word in words(lists) for topic in lists.topics),
-            12,
+            16,
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_cards_are_paid_once_and_then_answer_counts_for_nothing(block: Scope) ->
     last = ask("How many patients on velorapine had a dry cough?")[-1]
     assert last["type"] == "answer"
     found = re.match(
-        r"About (\d+) patients: velorapine with dry cough\. The noise leaves (\d+) to (\d+),", last["text"]
+        r"About (\d+) patients were counted: velorapine with dry cough\. The noise leaves (\d+) to (\d+) ", last["text"]
     )
     assert found and int(found[2]) <= 62 <= int(found[3]), "62 of the small cohort of 72 have it"
     assert used(block) == paid
@@ -55,7 +56,7 @@ def test_the_answer_says_what_it_is_made_of_and_the_receipt_proves_it(block: Sco
     wish = ask("How many patients take tamurexin?")
     last = wish[-1]
     day = release.published_at.date().isoformat() if release.published_at else ""
-    assert f"From 1 statistics card published on {day} at epsilon 8 per patient by northfield." in last["text"]
+    assert f"From 1 statistics card published on {day} at epsilon 8 per patient. That was paid" in last["text"]
     body = last["receipt"]["body"]
     assert body["mechanism"] is None and body["block"] is None
     assert body["released"]["cards"] == ["treatments"] and body["released"]["notes"] == 0
@@ -81,9 +82,9 @@ def test_an_answer_looks_at_no_patient(block: Scope) -> None:
 @pytest.mark.parametrize(
     ("question", "told"),
     [
-        ("How many women are on record?", "patients: female"),
-        ("How many patients have asthma?", "patients: asthma"),
-        ("How many patients were seen in cardiology?", "patients: cardiology"),
+        ("How many women are on record?", "patients were counted: female"),
+        ("How many patients have asthma?", "patients were counted: asthma"),
+        ("How many patients were seen in cardiology?", "patients were counted: cardiology"),
         ("What number of patients by age band?", "- age 30 to 39: about"),
         ("How many patients had a dry cough, by treatment?", "- velorapine with dry cough: about"),
         ("How many patients had a dry cough?", "- velorapine with dry cough: about"),
@@ -103,8 +104,8 @@ def test_questions_find_their_card(block: Scope, question: str, told: str | None
     [
         ("How many women have asthma?", "nothing_released", "apart, not together"),
         ("How many patients on velorapine had purple ears?", "nothing_released", "of your question"),
-        ("How many patients on velorapine had no dry cough?", "invalid_parameter", "without a negation"),
-        ("How many submarines?", "nothing_released", "submarin"),
+        ("How many patients on velorapine had no dry cough?", "nothing_released", "without a negation"),
+        ("How many submarines?", "nothing_released", "word \u201csubmarines\u201d of your question"),
         ("What is the weather like?", "nothing_released", "privacy cost"),
     ],
 )
@@ -159,27 +160,44 @@ def test_a_record_that_says_nothing_usual_is_counted_as_not_known(block: Scope) 
     by_name = {card.name: card for card in vocabulary.cards_of(lists)}
     Patient.objects.update(sex="x", birth_year=1800)
     last = len(by_name["age"].labels) - 1
-    assert contributions.cells(by_name["age"], lists, 1, 2026) == [[last]] * 90
-    assert contributions.cells(by_name["sex"], lists, 1, 2026) == [[3]] * 90
+    assert list(contributions.cells(by_name["age"], lists, 1, 2026).values()) == [[last]] * 90
+    assert list(contributions.cells(by_name["sex"], lists, 1, 2026).values()) == [[3]] * 90
     Patient.objects.update(codes=[f"I{n}" for n in range(10, 99)] * 2)
-    held = contributions.cells(by_name["conditions"], lists, 1, 2026)
-    assert max(map(sum, zip(*[sum_cells([one], by_name["conditions"].card) for one in held], strict=True))) == 90
-    assert sum(sum_cells(held, by_name["conditions"].card)) == 6 * 90, "six conditions of a patient count, not more"
+    card = by_name["conditions"]
+    held, lot = contributions.cells(card, lists, 1, 2026), contributions.lot(uuid.uuid4(), card)
+    assert len(set(next(iter(held.values())))) > 6
+    assert all(sum(sum_cells({patient: places}, card.card, lot)) == 6 for patient, places in held.items())
+    assert sum(sum_cells(held, card.card, lot)) == 6 * 90, "six conditions of a patient count, not more"
 
 
 def test_a_record_moves_the_cards_by_its_own_cells_only(block: Scope) -> None:
     """Contribution: each patient's cells are the same whoever else is on record."""
     lists = vocabulary.lists_for(TOPICS)
     card = next(card for card in vocabulary.cards_of(lists) if card.name == "effects")
-    whole = sorted(map(sorted, contributions.cells(card, lists, 1, 2026)))
+    whole = contributions.cells(card, lists, 1, 2026)
     gone = Patient.objects.order_by("pk").first()
     assert gone is not None
     gone.delete()
-    rest = sorted(map(sorted, contributions.cells(card, lists, 1, 2026)))
-    left = list(whole)
-    for one in rest:
-        left.remove(one)
-    assert len(left) <= 1
+    rest = contributions.cells(card, lists, 1, 2026)
+    assert {patient: sorted(places) for patient, places in whole.items() if patient != gone.reference} == {
+        patient: sorted(places) for patient, places in rest.items()
+    }
+
+
+def test_which_cells_count_of_a_patient_is_their_own_lot_and_another_release_s_is_another(block: Scope) -> None:
+    lists = vocabulary.lists_for()
+    card = next(card for card in vocabulary.cards_of(lists) if card.name == "treatments")
+    everybody = {f"patient {n}": list(range(len(card.labels))) for n in range(400)}
+    one, other = (sum_cells(everybody, card.card, contributions.lot(uuid.uuid4(), card)) for _ in range(2))
+    assert one != other
+    share = card.max_cells / len(card.labels)
+    for counts in (one, other):
+        assert all(abs(count - 400 * share) < 5 * (400 * share * (1 - share)) ** 0.5 for count in counts)
+    lot = contributions.lot(uuid.UUID(int=1), card)
+    turned = vocabulary.CardCells(card.name, card.title, card.labels[::-1], card.max_cells)
+    again = contributions.lot(uuid.UUID(int=1), turned)
+    counted = sum_cells(everybody, card.card, lot)
+    assert sum_cells(everybody, turned.card, again)[::-1] == counted, "the order of names moves nothing"
 
 
 def test_the_published_figures_are_noisy_and_signed(block: Scope) -> None:
@@ -275,8 +293,6 @@ def test_an_exhausted_or_retired_block_publishes_nothing(block: Scope) -> None:
 
 def approved_corpus_cost_of(block: Scope) -> int:
     """Something else that takes most of the block."""
-    import uuid
-
     from federation.node import blocks
     from privacy.dp.text_plan import plan_text
 
@@ -289,7 +305,7 @@ def test_without_a_claim_sheet_nothing_is_planned_or_made(block: Scope, monkeypa
 
     release = approved_cards()
     claims.sheet.cache_clear()
-    monkeypatch.setattr(claims, "IMPLEMENTED", {**claims.IMPLEMENTED, "released_cards": 2})
+    monkeypatch.setattr(claims, "IMPLEMENTED", {**claims.IMPLEMENTED, "released_cards": 1})
     refused(lambda: publish.begin(release), "claim_missing")
     refused(lambda: publish.propose_cards(1, "Pia"), "claim_missing")
     assert used(block) == 0
@@ -351,7 +367,7 @@ def test_numbers_of_several_blocks_are_added_and_a_block_without_cards_is_named(
     one = ReleasedCard.objects.get(release=first, name="sex").counts
     blocks.open_next("northfield", "northfield", epsilon=10.0, delta=1e-5)
     text = ask("How many women are on record?")[-1]["text"]
-    assert f"About {max(0, one[0])} patients" in text
+    assert f"About {max(0, one[0])} patients were counted" in text
     assert "The numbers are those of the patients of 1 of the hospital's 2 blocks." in text
     Patient.objects.filter(pk__in=Patient.objects.order_by("pk").values("pk")[:40]).update(block=2)
     release = publish.propose_cards(2, "Pia", epsilon=8.0, topics=TOPICS)
@@ -360,7 +376,7 @@ def test_numbers_of_several_blocks_are_added_and_a_block_without_cards_is_named(
     cards.make(release)
     other = ReleasedCard.objects.get(release=release, name="sex").counts
     text = ask("How many women are on record?")[-1]["text"]
-    found = re.match(r"About (\d+) patients: female\. The noise leaves (\d+) to (\d+)", text)
+    found = re.match(r"About (\d+) patients were counted: female\. The noise leaves (\d+) to (\d+)", text)
     assert found and int(found[1]) == max(0, one[0] + other[0]) and "blocks" not in text
     plan = publish.plan_of(release)
     assert isinstance(plan, CardsPlan) and int(found[3]) - int(found[1]) > plan.band, "bands of sums are wider"

@@ -229,7 +229,9 @@ def test_a_question_about_a_topic_finds_its_note_and_the_public_model_gets_only_
     told = " ".join(message["content"] for message in found.messages)
     assert "Patients on velorapine developed a dry cough" in told and "metformin" not in told
     assert found.released["notes"] == 1 and found.released["cards"] == []
-    assert "From 1 synthetic note published on" in found.text and "at epsilon 5 per patient by northfield" in found.text
+    assert (
+        "From 1 synthetic note published on" in found.text and "at epsilon 5 per patient. That was paid" in found.text
+    )
     assert found.text.startswith("\n\nPublished:\n- Patients on velorapine developed a dry cough")
 
 

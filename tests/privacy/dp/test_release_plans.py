@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -44,21 +45,39 @@ def test_cards_cost_what_a_patient_in_all_their_cells_costs() -> None:
 PLACES = st.lists(st.integers(0, 11), max_size=12)
 
 
-@given(others=st.lists(PLACES, max_size=4), before=PLACES, after=PLACES)
+def lot(patient: str, place: int) -> bytes:
+    return hashlib.sha256(f"{patient} {place}".encode()).digest()
+
+
+@given(others=st.lists(PLACES, max_size=4), before=PLACES, after=PLACES, same=st.booleans())
 def test_a_swapped_record_moves_a_card_by_no_more_than_is_paid(
-    others: list[list[int]], before: list[int], after: list[int]
+    others: list[list[int]], before: list[int], after: list[int], same: bool
 ) -> None:
+    """Also where the other record comes with another id, and so with other lots."""
     card = Card("topics", 12, 3)
-    one, other = sum_cells([*others, before], card), sum_cells([after, *others], card)
+    rest = {f"p{n}": places for n, places in enumerate(others)}
+    one = sum_cells({**rest, "who": before}, card, lot)
+    other = sum_cells({"who" if same else "somebody else": after, **rest}, card, lot)
     # The squared L2 sensitivity that 2 * max_cells in the event pays for.
     assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) <= 2 * card.max_cells
     assert sum(one) <= 3 * (len(others) + 1)
 
 
-def test_of_a_patient_with_many_cells_the_first_in_public_order_count_once() -> None:
-    assert sum_cells([[5, 1, 1, 4, 0], [5]], Card("a", 6, 3)) == [1, 1, 0, 0, 1, 1]
-    with pytest.raises(InvalidParameter):
-        sum_cells([[6]], Card("a", 6, 3))
+def test_of_a_patient_with_many_cells_those_of_the_smallest_lots_count_once() -> None:
+    def backwards(patient: str, place: int) -> bytes:
+        return bytes([9 - place])
+
+    assert sum_cells({"a": [5, 1, 1, 4, 0], "b": [5]}, Card("a", 6, 3), backwards) == [0, 1, 0, 0, 1, 2]
+    for wrong in (6, -1):
+        with pytest.raises(InvalidParameter):
+            sum_cells({"a": [wrong]}, Card("a", 6, 3), lot)
+
+
+def test_no_place_in_the_order_is_left_out_more_often_than_another() -> None:
+    everybody = {f"p{n}": list(range(10)) for n in range(3000)}
+    found = sum_cells(everybody, Card("a", 10, 4), lot)
+    assert sum(found) == 4 * 3000
+    assert all(abs(count - 1200) < 5 * (3000 * 0.4 * 0.6) ** 0.5 for count in found)
 
 
 def test_more_cells_a_patient_cost_more_noise_and_more_cells_a_card_do_not() -> None:
