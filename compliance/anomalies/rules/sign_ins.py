@@ -40,10 +40,10 @@ def sign_ins(rows: Rows, limits: SignInParameters) -> Iterator[Hit]:
             if row.outcome == "failed":
                 run.append(row)
                 continue
-            if len(run) >= limits.failures and len(run) >= len(worst):
+            if row.at >= rows.start and len(run) >= max(limits.failures, len(worst) - 1):
                 worst = [*run, row]
             run = []
-        if worst and worst[-1].at >= rows.start:
+        if worst:
             failed = len(worst) - 1
             yield Hit(
                 person=person.id,
