@@ -21,6 +21,7 @@ from compliance.anomalies.forms import AssignForm, CaseForm, DecideForm, NoteFor
 from compliance.anomalies.models import CASE_WAITING, AnomalyCase, Decision
 from compliance.anomalies.registry import RULES
 from compliance.anomalies.selectors import CaseFilter
+from compliance.findings import count
 from compliance.views import PAGE_ROWS, UNPROCESSABLE, portal_page
 from fdrouter.errors import Conflict, InvalidParameter, NotFound
 
@@ -130,6 +131,10 @@ def _case(
     )
 
 
+def _findings(facts: dict[str, Any]) -> str:
+    return count(int(facts.get("findings", 0)), "finding", "findings")
+
+
 def _told(events: QuerySet[Any]) -> list[tuple[Any, str]]:
     """Each step with a few words about it."""
     rows = list(events)
@@ -140,11 +145,11 @@ def _told(events: QuerySet[Any]) -> list[tuple[Any, str]]:
     for row in rows:
         facts = row.details
         words = {
-            "opened": f"with {facts.get('findings', 0)} findings" if facts.get("findings") else "by hand",
+            "opened": f"with {_findings(facts)}" if facts.get("findings") else "by hand",
             "assigned": f"to {names.get(facts.get('assignee'), 'somebody')}",
             "decided": str(decisions.get(facts.get("decision", ""), "")).lower(),
             "reopened": f"after: {str(decisions.get(facts.get('before', ''), '')).lower()}",
-            "linked": f"{facts.get('findings', 0)} more findings",
+            "linked": f"{_findings(facts)} more",
             "denied": "an attempt was refused",
         }
         said.append((row, words.get(row.outcome, "")))
