@@ -116,19 +116,23 @@ def test_a_target_that_is_none_is_refused(target: str) -> None:
 
 # --- receivers ----------------------------------------------------------------------------------------------------
 class Receiver:
-    """A TCP receiver that takes so many connections, hanging up on each of the first ``cut`` at once."""
+    """A TCP receiver that takes one connection; with ``late`` it refuses all for so many seconds first."""
 
-    def __init__(self, cut: int = 0) -> None:
+    def __init__(self, late: float = 0.0) -> None:
         self.got = b""
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.socket()
+        self._listening.bind(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, args=(cut,), daemon=True)
+        if not late:
+            self._listening.listen()
+        self._thread = threading.Thread(target=self._serve, args=(late,), daemon=True)
         self._thread.start()
 
-    def _serve(self, cut: int) -> None:
+    def _serve(self, late: float) -> None:
         with suppress(OSError):
-            for _ in range(cut):
-                self._listening.accept()[0].close()
+            if late:
+                time.sleep(late)
+                self._listening.listen()
             taken, _ = self._listening.accept()
             with taken:
                 while part := taken.recv(65536):
@@ -139,8 +143,8 @@ class Receiver:
         self._listening.close()
 
 
-def test_tcp_takes_everything_and_a_lost_connection_is_made_again(filled: int, cursor: Path) -> None:
-    receiver = Receiver(cut=2)
+def test_tcp_takes_everything_and_a_connection_that_fails_is_tried_again(filled: int, cursor: Path) -> None:
+    receiver = Receiver(late=1.0)
     once(f"tcp://127.0.0.1:{receiver.port}", cursor)
     receiver.end()
     found = places(receiver.got.decode().splitlines())
