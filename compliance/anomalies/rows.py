@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
+from typing import TypeVar
 from uuid import UUID
+
+R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ class PastDay:
     alike: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Everything that the rules may look at: one window ``[start, end)`` and what came before it.
 
@@ -109,28 +114,55 @@ class Rows:
 
     def by_person(self) -> Iterator[tuple[Person, list[Asked]]]:
         """Everybody who asked something, with their requests in order of time."""
-        found: dict[int, list[Asked]] = {}
-        for row in sorted(self.asked, key=lambda row: (row.at, row.id)):
-            found.setdefault(row.person, []).append(row)
-        return ((self.people[person], rows) for person, rows in found.items() if person in self.people)
+        return ((self.people[person], rows) for person, rows in self._asked.items() if person in self.people)
+
+    def care_of(self, patient: str) -> list[Care]:
+        """The patient's relations, of all departments."""
+        return self._care.get(patient, [])
 
     def charts(self) -> Iterator[tuple[Person, str, list[Asked]]]:
         """Each person with each patient that they asked about."""
         for person, rows in self.by_person():
-            found: dict[str, list[Asked]] = {}
-            for row in rows:
-                if row.patient:
-                    found.setdefault(row.patient, []).append(row)
-            for patient, theirs in found.items():
-                yield person, patient, theirs
+            for patient, theirs in _grouped(rows, lambda row: row.patient).items():
+                if patient:
+                    yield person, patient, theirs
 
     def days_of(self, person: int) -> list[PastDay]:
         """The person's own past days, oldest first."""
-        return sorted((row for row in self.past if row.person == person), key=lambda row: row.day)
+        return self._past.get(person, [])
 
     def signals_of(self, person: int) -> list[Signal]:
         """The person's events in order of time."""
-        return sorted((row for row in self.signals if row.person == person), key=lambda row: (row.at, row.seq))
+        return self._signals.get(person, [])
+
+    @cached_property
+    def _asked(self) -> dict[int, list[Asked]]:
+        return _grouped(sorted(self.asked, key=lambda row: (row.at, row.id)), lambda row: row.person)
+
+    @cached_property
+    def _care(self) -> dict[str, list[Care]]:
+        return _grouped(self.care, lambda row: row.patient)
+
+    @cached_property
+    def _past(self) -> dict[int, list[PastDay]]:
+        return _grouped(sorted(self.past, key=lambda row: row.day), lambda row: row.person)
+
+    @cached_property
+    def _signals(self) -> dict[int, list[Signal]]:
+        return _grouped(sorted(self.signals, key=lambda row: (row.at, row.seq)), lambda row: row.person)
+
+    @cached_property
+    def requests_by_department(self) -> dict[int | None, list[int]]:
+        """Requests on each past day of each person, by department."""
+        found = _grouped(self.past, lambda row: row.department)
+        return {place: [day.requests for day in days] for place, days in found.items()}
+
+
+def _grouped(rows: Iterable[R], key: Callable[[R], K]) -> dict[K, list[R]]:
+    found: dict[K, list[R]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def run(since: datetime | None = None) -> Run:
         hits = [(rule, hit) for rule, values in limits.running() for hit in rule.find(rows, values)]
         done.days += 1
         _write(rows, hits, done)
-    if seen is None or start <= seen:
+    if start <= (seen or from_cursor):  # otherwise rows before the start have been seen by nobody
         _move_on(began)
     return done
 

@@ -43,7 +43,7 @@ class VipParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 def _relations(rows: Rows, person: Person, patient: str, asked: Asked) -> list[Care]:
     department = asked.department or person.department
-    return [row for row in rows.care if row.patient == patient and row.department == department]
+    return [row for row in rows.care_of(patient) if row.department == department]
 
 
 def _covered(relations: Sequence[Care], at: datetime, grace: timedelta = timedelta()) -> bool:
@@ -127,7 +127,7 @@ def _words(text: str) -> set[str]:
 )
 def same_surname(rows: Rows, limits: NoParameters) -> Iterator[Hit]:
     for person, patient, asked in rows.charts():
-        surname, labels = _words(person.surname), {row.label for row in rows.care if row.patient == patient}
+        surname, labels = _words(person.surname), {row.label for row in rows.care_of(patient)}
         if surname and any(surname <= _words(label) for label in labels):
             yield Hit(
                 person=person.id,
@@ -140,7 +140,7 @@ def same_surname(rows: Rows, limits: NoParameters) -> Iterator[Hit]:
 
 def _named(rows: Rows, hospital: str, patient: str) -> Iterator[Person]:
     """People of a hospital whose given name and surname stand in a label of the patient."""
-    labels = [words for row in rows.care if row.patient == patient and (words := _words(row.label))]
+    labels = [words for row in rows.care_of(patient) if (words := _words(row.label))]
     if not labels:  # the ordinary case: sex and decade
         return
     for person in rows.people.values():

@@ -137,7 +137,7 @@ def volume(rows: Rows, limits: VolumeParameters) -> Iterator[Hit]:
         if number < limits.requests or len(own) < limits.days:
             continue
         place = person.department
-        others = [day.requests for day in rows.past if place is not None and day.department == place]
+        others = rows.requests_by_department.get(place, []) if place is not None else []
         mine, theirs = robust_z(number, own), robust_z(number, others or own)
         if mine >= limits.own and theirs >= limits.department:
             yield Hit(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compliance.anomalies.registry import RULES
 from compliance.anomalies.robust import robust_z, share_near
 from compliance.anomalies.rows import Asked, Rows, Signal, Watched
+from compliance.anomalies.rules.habits import most_patients
 from tests.compliance.anomalies.seeds import (
     ANNA,
     BEN,
@@ -27,6 +31,8 @@ from tests.compliance.anomalies.seeds import (
 
 HOUR = timedelta(hours=1)
 CHART = [asked(0, patient="p0")]
+MOVED = [asked(0, patient="p0", department=9)]
+NONE = (0,) * 15
 
 
 def patients(count: int, minutes: int = 1) -> list[Asked]:
@@ -75,6 +81,7 @@ FINDS: list[tuple[str, str, Rows]] = [
     ("care-relation", "before it began", rows(CHART, care=[care(since=NINE + HOUR)])),
     ("care-relation", "long after its end", rows(CHART, care=[care(ended=NINE - 73 * HOUR)])),
     ("care-relation", "refused by the node", rows([asked(0, patient="p0", reason="policy_denied")], care=[care()])),
+    ("care-relation", "in the present department's care, asked from another", rows(MOVED, care=[care()])),
     ("refused-charts", "five in a day", rows(signals=signals(5, *DENIED, asked="chart"))),
     ("same-surname", "in the label", rows(CHART, care=[care(label="WEBER, female, born 1950s")])),
     ("co-worker", "flagged as staff", rows(CHART, care=[care()], watched=STAFF)),
@@ -84,15 +91,25 @@ FINDS: list[tuple[str, str, Rows]] = [
     ("serial-cases", "against the habit", rows(patients(12), past=past(10))),
     ("serial-cases", "new staff, very many", rows(patients(25), past=past(9))),
     ("odd-hours", "three at night", rows(at_night(3), past=past(15), hours={1: DAYTIME})),
+    ("volume", "thirty against eight", rows(purposes(30, "TREAT"), past=past(10))),
     ("volume", "fifty against eight", rows(purposes(50, "TREAT"), past=past(10))),
     ("purpose", "research by an attending", rows(purposes(5, "HRESCH"))),
     ("budget-refusals", "six in a day", rows(signals=signals(6, *SPENT))),
     ("budget-refusals", "by blocks", rows(signals=signals(6, "request.fail", "block_exhausted"))),
     ("narrowing", "eight small counts", rows(counts(8))),
+    ("narrowing", "at each limit", rows(counts(8, minutes=15, epsilon=0.25, grow=48))),
+    (
+        "near-identical",
+        "8, twice the usual",
+        rows(counts(8), past=[*past(4, alike=4), *past(2)[:1], *past(1, alike=5)]),
+    ),
     ("near-identical", "2, 5, then 12", rows(counts(12), past=[*past(10)[:9], *past(1, alike=5)])),
+    ("sign-ins", "half an hour apart", rows(signals=failures(5, minutes=30))),
     ("sign-ins", "five, then one", rows(signals=failures(5))),
 ]
 SPARES: list[tuple[str, str, Rows]] = [
+    ("care-relation", "from the very moment", rows(CHART, care=[care(since=NINE)])),
+    ("care-relation", "in the asking department's care", rows(MOVED, care=[care(department=9)])),
     ("care-relation", "in care", rows(CHART, care=[care()])),
     ("care-relation", "letters after the end", rows(CHART, care=[care(ended=NINE - 71 * HOUR)])),
     ("care-relation", "no patient", rows(purposes(9, "TREAT"))),
@@ -114,6 +131,7 @@ SPARES: list[tuple[str, str, Rows]] = [
     ("odd-hours", "new staff", rows(at_night(9), past=past(14), hours={1: DAYTIME})),
     ("odd-hours", "little past", rows(at_night(9), past=past(15), hours={1: (0,) * 9 + (59,) + (0,) * 14})),
     ("odd-hours", "a night worker", rows(at_night(9), past=past(15), hours={1: (30,) * 6 + (0,) * 18})),
+    ("odd-hours", "one in a hundred", rows(at_night(9), past=past(15), hours={1: (0, 0, 0, 1, 0, 0, 0, 0, 99, *NONE)})),
     ("odd-hours", "by day", rows(purposes(30, "TREAT"), past=past(15), hours={1: DAYTIME})),
     ("volume", "twenty-nine", rows(purposes(29, "TREAT"), past=past(10, requests=1))),
     ("volume", "new staff", rows(purposes(80, "TREAT"), past=past(9))),
@@ -164,6 +182,54 @@ def test_a_score_says_how_far_beyond_the_limit() -> None:
     (twice,) = hits("purpose", rows(purposes(10, "HRESCH")))
     (more,) = hits("purpose", rows(purposes(40, "HRESCH")))
     assert (at_limit.score, twice.score, more.score) == (50, 100, 100)
+
+
+def first(rule: str, found: Rows) -> str:
+    (hit,) = hits(rule, found)
+    return hit.sentence
+
+
+def test_sentences_say_what_the_rows_say() -> None:
+    refused = [asked(0, patient="p0", reason="policy_denied"), asked(1, patient="p0")]
+    assert first("care-relation", rows(CHART)) == "Asked once about a patient who was never in care."
+    told = first("care-relation", rows(refused))
+    assert told == "Asked 2 times about a patient who was never in care. The hospital's node refused once."
+    assert "before the care began" in first("care-relation", rows(CHART, care=[care(since=NINE + HOUR)]))
+    assert "after the care had ended" in first("care-relation", rows(CHART, care=[care(ended=NINE - 99 * HOUR)]))
+    assert "in their care for a while" in first("vip", rows(CHART, care=[care()], watched=VIP))
+    assert "new to their care, or not in it" in first("vip", rows(CHART, watched=VIP))
+    mixed = [*signals(4, *SPENT), *signals(3, "request.fail", "block_exhausted")]
+    assert first("budget-refusals", rows(signals=mixed)).startswith("Refused 7 times for want of budget, 3 of them")
+
+
+def test_who_was_never_in_care_stands_above_who_had_left_it() -> None:
+    never, left = (
+        hits("care-relation", rows(CHART)),
+        hits("care-relation", rows(CHART, care=[care(ended=START - 99 * HOUR)])),
+    )
+    assert never[0].score > left[0].score
+
+
+def test_the_longest_row_of_failures_is_told() -> None:
+    later = [replace(row, seq=row.seq + 200, at=row.at + 5 * HOUR) for row in failures(7)]
+    latest = [replace(row, seq=row.seq + 400, at=row.at + 9 * HOUR) for row in failures(5)]
+    assert first("sign-ins", rows(signals=[*failures(5), *later, *latest])).startswith("7 failed")
+
+
+def test_of_several_shapes_of_question_the_most_frequent_is_told() -> None:
+    others = [replace(row, kind="cohort.choice", id=UUID(int=row.id.int + 99)) for row in counts(3)]
+    found = rows([*counts(12), *others], past=[*past(10)[:9], *past(1, alike=5)])
+    assert first("near-identical", found).startswith("12 questions alike (cohort.count), after 2, 5 on")
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9)), max_size=40), st.integers(0, 60))
+def test_the_stretch_with_most_patients_is_found(drawn: list[tuple[int, int]], minutes: int) -> None:
+    row_of = [asked(n, patient=f"p{who}", at=NINE + timedelta(minutes=at)) for n, (at, who) in enumerate(sorted(drawn))]
+    span = timedelta(minutes=minutes)
+    best = max((len({r.patient for r in row_of if a.at <= r.at <= a.at + span}) for a in row_of), default=0)
+    found = most_patients(row_of, span)
+    assert len({row.patient for row in found}) == best
+    assert not found or found[-1].at - found[0].at <= span
 
 
 def test_ones_own_chart_is_told_from_a_colleagues() -> None:

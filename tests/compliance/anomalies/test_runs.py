@@ -114,6 +114,9 @@ def test_a_later_start_does_not_move_the_cursor_over_unseen_rows(network: Networ
     AnomalyCursor.objects.create(upto=seen)
     services.run(timezone.now())
     assert AnomalyCursor.objects.get().upto == seen
+    AnomalyCursor.objects.all().delete()
+    services.run(timezone.now())
+    assert not AnomalyCursor.objects.exists()
 
 
 def test_rows_that_became_visible_late_are_seen(network: Network) -> None:
