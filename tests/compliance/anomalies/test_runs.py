@@ -23,7 +23,7 @@ from compliance.anomalies.models import AnomalyCursor, AnomalyFinding, WatchedPa
 from compliance.log.entries import private_part
 from compliance.models import Event
 from compliance.period import Period, today
-from fdrouter import evidence
+from fdrouter import celery, evidence
 from federation.models import Inference
 from tests.accounts import people
 from tests.compliance import network as networks
@@ -226,3 +226,9 @@ def test_runs_at_once_write_each_finding_once(quick_passwords: None) -> None:
     assert AnomalyFinding.objects.count() == 4
     assert Event.objects.filter(kind="anomaly.finding").count() == 4
     assert AnomalyCursor.objects.count() == 1
+
+
+def test_beat_sends_it_to_the_default_queue_every_ten_minutes() -> None:
+    entry = celery.app.conf.beat_schedule["find-anomalies"]
+    assert (entry["task"], entry["schedule"]) == (tasks.find_anomalies.name, 600.0)
+    assert celery.app.amqp.router.route({}, entry["task"])["queue"].name == "default"
