@@ -236,4 +236,5 @@ from compliance.anomalies.models import (  # noqa: E402, F401
     WatchedPatient,
 )
 from compliance.controls.models import ControlException  # noqa: E402, F401
+from compliance.people.models import AccessReview, AccessReviewLine  # noqa: E402, F401
 from compliance.schedules.models import ReportDelivery, ReportSchedule  # noqa: E402, F401

@@ -7,7 +7,9 @@ from django.urls import path
 from compliance import registry_views, views
 from compliance.anomalies.urls import urlpatterns as anomalies
 from compliance.controls.urls import urlpatterns as controls
+from compliance.people.urls import urlpatterns as people
 from compliance.schedules import views as schedules
+from compliance.subjects.urls import urlpatterns as subjects
 
 app_name = "compliance"
 urlpatterns = [
@@ -22,6 +24,8 @@ urlpatterns = [
     path("grants", views.quota_grants, name="grants"),
     *controls,
     *anomalies,
+    *people,
+    *subjects,
     path("reports", views.reports, name="reports"),
     path("reports/schedules", schedules.schedule, name="report-schedule"),
     path("reports/schedules/<uuid:schedule_id>", schedules.switch, name="report-schedule-switch"),

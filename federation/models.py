@@ -140,6 +140,11 @@ class Inference(models.Model):
             models.Index(fields=["user", "-created_at"], name="inference_by_user"),
             models.Index(fields=["created_at"], name="inference_by_time"),
             models.Index(
+                fields=["patient_reference", "created_at"],
+                condition=~Q(patient_reference=""),
+                name="inference_by_patient",
+            ),
+            models.Index(
                 fields=["request_digest"],
                 condition=Q(state="done", kind__startswith="cohort."),
                 name="inference_released",

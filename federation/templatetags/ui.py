@@ -62,6 +62,8 @@ PORTAL_PAGES = (
     Entry("Events", "compliance:events", "shield-check"),
     Entry("Controls", "compliance:controls", "clipboard-check"),
     Entry("Anomalies", "compliance:anomalies", "alert-triangle"),
+    Entry("People", "compliance:people", "users"),
+    Entry("Disclosures", "compliance:disclosures", "external-link"),
     Entry("Grants", "compliance:grants", "gauge"),
     Entry("Reports", "compliance:reports", "report-analytics"),
 )
@@ -73,6 +75,10 @@ _PARENTS = {
     "compliance:anomaly-watch": "compliance:anomalies",
     "compliance:cases": "compliance:anomalies",
     "compliance:case": "compliance:anomalies",
+    "compliance:person": "compliance:people",
+    "compliance:access-reviews": "compliance:people",
+    "compliance:access-review": "compliance:people",
+    "compliance:patient": "compliance:disclosures",
 }
 
 

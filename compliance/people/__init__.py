@@ -1,0 +1,1 @@
+"""People with their posts, and campaigns in which officers decide whether each post is still needed."""
