@@ -106,14 +106,13 @@ def _recipient(event: Event) -> str:
 
 
 def _covers(details: dict[str, Any]) -> str:
-    parts = []
-    if details.get("start") and details.get("end"):
-        parts.append(f"{details['start']} to {details['end']}")
-    filtered = details.get("filter")
-    if isinstance(filtered, dict):
-        parts += [f"{name} {value}" for name, value in sorted(filtered.items())]
+    given = details.get("filter")
+    filtered: dict[str, Any] = given if isinstance(given, dict) else {}
+    days = [details.get(name) or filtered.get(name) for name in ("start", "end")]
+    parts = [f"{days[0]} to {days[1]}"] if all(days) else []
+    parts += [f"{name} {value}" for name, value in sorted(filtered.items()) if name not in ("start", "end")]
     if "rows" in details:
-        parts.append(f"{details['rows']} rows")
+        parts.append(f"{details['rows']} row{'' if details['rows'] == 1 else 's'}")
     parts += [
         f"{name.replace('_', ' ')} {value}"
         for name, value in sorted(details.items())

@@ -63,7 +63,6 @@ PORTAL_PAGES = (
     Entry("Controls", "compliance:controls", "clipboard-check"),
     Entry("Anomalies", "compliance:anomalies", "alert-triangle"),
     Entry("People", "compliance:people", "users"),
-    Entry("Disclosures", "compliance:disclosures", "external-link"),
     Entry("Grants", "compliance:grants", "gauge"),
     Entry("Reports", "compliance:reports", "report-analytics"),
 )
@@ -78,7 +77,8 @@ _PARENTS = {
     "compliance:person": "compliance:people",
     "compliance:access-reviews": "compliance:people",
     "compliance:access-review": "compliance:people",
-    "compliance:patient": "compliance:disclosures",
+    "compliance:patient": "compliance:people",
+    "compliance:disclosures": "compliance:people",
 }
 
 

@@ -28,7 +28,13 @@ PATHS = ("/portal/disclosures", "/portal/disclosures.csv")
 def out(network: Network) -> Network:
     """Things that left, and one that did not."""
     made = [
-        ("events.export", "ok", network.officer.pk, "northfield", {"rows": 3, "filter": {"kind": "request.submit"}}),
+        (
+            "events.export",
+            "ok",
+            network.officer.pk,
+            "northfield",
+            {"rows": 3, "filter": {"kind": "request.submit", "start": "2026-03-01", "end": "2026-03-02"}},
+        ),
         ("report.mail", "sent", None, "lakeside", {"recipients": 2, "period": "2026-03-01/2026-03-31"}),
         ("events.stream", "ok", None, None, {"format": "cef", "to": "tls", "from": 7}),
         ("fhir.search", "ok", network.lakeside_officer.pk, "lakeside", {"query": "GET /fhir/AuditEvent", "rows": 1}),
@@ -55,7 +61,8 @@ def test_what_left_to_whom_and_which_range(out: Network, as_user: SignIn) -> Non
     rows = {row.event.kind: row for row in as_user(out.officer).get("/portal/disclosures").context["rows"]}
     assert set(rows) == {"events.export", "report.mail", "events.stream", "fhir.search", "novel.export"}
     assert (
-        rows["events.export"].recipient == "officer" and rows["events.export"].covers == "kind request.submit; 3 rows"
+        rows["events.export"].recipient == "officer"
+        and rows["events.export"].covers == "2026-03-01 to 2026-03-02; kind request.submit; 3 rows"
     )
     assert rows["report.mail"].recipient == "2 mail addresses of the schedule"
     assert "2026-03-01/2026-03-31" in rows["report.mail"].covers
