@@ -228,6 +228,30 @@ def test_runs_at_once_write_each_finding_once(quick_passwords: None) -> None:
     assert AnomalyCursor.objects.count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_run_waits_for_one_that_is_writing(quick_passwords: None) -> None:
+    network, came = networks.build(), list[object]()
+    asks(network.clinician, 5, purpose="HRESCH")
+
+    def go() -> None:
+        try:
+            came.append(services.run().found)
+        except BaseException as error:  # noqa: BLE001  (a thread's failure is the test's)
+            came.append(error)
+        finally:
+            connection.close()
+
+    second = threading.Thread(target=go)
+    with transaction.atomic():
+        assert services.run().found == 1
+        second.start()
+        second.join(timeout=1)
+        assert second.is_alive() and came == []
+    second.join()
+    assert came == [0]
+    assert Event.objects.filter(kind="anomaly.finding").count() == 1
+
+
 def test_beat_sends_it_to_the_default_queue_every_ten_minutes() -> None:
     entry = celery.app.conf.beat_schedule["find-anomalies"]
     assert (entry["task"], entry["schedule"]) == (tasks.find_anomalies.name, 600.0)
