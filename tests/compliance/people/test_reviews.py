@@ -217,3 +217,25 @@ def test_two_reviewers_at_once(quick_passwords: None) -> None:
     assert Event.objects.filter(kind="access.review", outcome="completed", subject=whole.pk).count() == 1
     other.refresh_from_db()
     assert other.state == "open"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_two_decisions_wait_for_each_other_so_that_one_of_them_ends_the_review(quick_passwords: None) -> None:
+    made = networks.build()
+    second = principals.for_user(people.person("second", Role.PRIVACY_OFFICER, network=True).pk)
+    review = start(made.principal)
+    first, last = list(review.lines.order_by("pk"))
+
+    def other() -> None:
+        reviews.decide(second, review.pk, last.pk, "certified")
+        connection.close()
+
+    thread = threading.Thread(target=other)
+    with transaction.atomic():
+        reviews.decide(made.principal, review.pk, first.pk, "certified")
+        thread.start()
+        thread.join(timeout=1)
+        assert thread.is_alive()
+    thread.join()
+    review.refresh_from_db()
+    assert (review.state, review.ended_by_id) == ("completed", second.user_id)
