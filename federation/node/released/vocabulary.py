@@ -31,7 +31,7 @@ class CardCells:
     """A card: what it counts, the label of every cell, and in how many of them one patient is counted at most.
 
     Of a patient who is in more cells a hash of their own chooses (:mod:`contributions`). The numbers follow from a
-    measurement (ADR 0019): more cells are more noise on every figure, fewer leave more patients out.
+    measurement (ADR 0023): more cells are more noise on every figure, fewer leave more patients out.
     """
 
     name: str
