@@ -23,6 +23,16 @@ ALLOWED = frozenset(
 )
 
 
+class WithoutTicks(logging.Filter):
+    """Drops Celery's two lines a run about tasks that run every second; their warnings and errors stay."""
+
+    TASKS = frozenset({"compliance.tasks.tend_log"})
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        told = record.args if isinstance(record.args, dict) else {}
+        return record.levelno > logging.INFO or told.get("name") not in self.TASKS
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 

@@ -268,7 +268,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "fdrouter.logs.JsonFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "filters": {"without_ticks": {"()": "fdrouter.logs.WithoutTicks"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["without_ticks"]}},
     "root": {"handlers": ["stderr"], "level": env.text("FDROUTER_LOG_LEVEL", "INFO")},
     "loggers": {
         "django.request": {"level": "ERROR"},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fdrouter.logs import JsonFormatter
+from fdrouter.logs import JsonFormatter, WithoutTicks
 
 PROMPT = "Maria Gonzalez, born 1961, is on warfarin"
 
@@ -142,3 +142,15 @@ def test_arguments_that_do_not_fit_are_not_printed_by_logging_itself() -> None:
 def test_a_line_stays_one_line(written: io.StringIO) -> None:
     logging.getLogger("federation").info("hello", extra={"reason": 'a\nb"}\u2028{"level": "forged"}'})
     assert len(written.getvalue().split("\n")) == 2
+
+
+def test_what_runs_every_second_is_told_only_when_it_fails() -> None:
+    def line(level: int, name: str) -> logging.LogRecord:
+        arguments = ({"name": name, "id": "1"},)
+        return logging.LogRecord("celery.app.trace", level, "", 0, "Task %(name)s[%(id)s] succeeded", arguments, None)
+
+    kept = WithoutTicks().filter
+    assert not kept(line(logging.INFO, "compliance.tasks.tend_log"))
+    assert kept(line(logging.ERROR, "compliance.tasks.tend_log"))
+    assert kept(line(logging.INFO, "compliance.tasks.render_report"))
+    assert kept(logging.LogRecord("x", logging.INFO, "", 0, "plain %s", ("word",), None))
