@@ -38,11 +38,13 @@ _COUNTING = re.compile(
     rf"|^\W*(?:please\s+|(?:can|could) you\s+)?count\s+(?:all\s+|the\s+|our\s+|up\s+)*{_PEOPLE}\b",
     re.IGNORECASE,
 )
-# As a node reads a question that asks what is published for a number.
-_FIGURES = re.compile(
-    r"\bhow many\b|\b(what|which) (is the )?(number|share|proportion)\b|^\s*(count|number of)\b", re.IGNORECASE
+#: What asks published figures for a number, and for a share: a node reads a question by the same.
+NUMBERS = re.compile(r"\bhow many\b|\b(what|which) (is the )?number\b|^\s*(count|number of)\b", re.IGNORECASE)
+SHARES = re.compile(
+    r"\b(what|which|how (large|big|great|high)) (is |are )?(a |the )?(share|proportion|percentage|fraction|part)\b"
+    r"|\b(share|proportion|percentage|fraction) of\b|\bper ?cent(age)?\b|%",
+    re.IGNORECASE,
 )
-_SHARE = re.compile(r"\b(?:what|which)\s+(?:share|proportion|percentage|fraction|part)\b", re.IGNORECASE)
 # Between the question word and the noun only words that leave "which of them, by name?" as it is.
 _BETWEEN = (
     r"(?:(?:are|were|is|was|the|a|an|all|any|some|our|most|more|very|main|other|different|new|common|commonly|usual"
@@ -118,7 +120,7 @@ def choose(
     if naming:
         noun = " ".join(naming.group("noun").lower().split())
         return Chosen(KEYWORDS, f"The question asks which {noun}: words that many records hold cost less than a text.")
-    if _SHARE.search(question):
+    if SHARES.search(question):
         return Chosen(TEXT, "A share cannot be counted at once. Asking for its two numbers, one by one, costs less.")
     return Chosen(TEXT, "Nothing cheaper can answer this question: it asks for neither a number nor a list of words.")
 
@@ -130,7 +132,7 @@ def _released(question: str, options: Sequence[str], published: Sequence[Publish
     hospital decides whether that answers it, and says so at no cost where it does not. Figures are matched by words
     like counts, so a negation asks the records; and two words have no number together.
     """
-    if options or _FIGURES.search(question):
+    if options or NUMBERS.search(question) or SHARES.search(question):
         sorts: tuple[str, ...] = ("figures",)
     elif _NAMING.search(question) and not _TELLING.search(question):
         sorts = ("figures", "notes")

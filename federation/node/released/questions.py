@@ -6,16 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from federation.choosing import NEGATIONS
+from federation.choosing import NEGATIONS, NUMBERS, SHARES
 from federation.node import phrases
 from federation.node.released.shelf import Shelf, standing_in
 
-_COUNTS = re.compile(r"\bhow many\b|\b(what|which) (is the )?number\b|^\s*(count|number of)\b", re.IGNORECASE)
-_SHARE = re.compile(
-    r"\b(what|which|how (large|big|great|high)) (is |are )?(a |the )?(share|proportion|percentage|fraction|part)\b"
-    r"|\b(share|proportion|percentage|fraction) of\b|\bper ?cent(age)?\b|%",
-    re.IGNORECASE,
-)
 #: How people name what a card's cell is called by its code.
 _ALSO = {
     ("sex", "female"): ("female", "women", "woman", "girls"),
@@ -108,10 +102,10 @@ def understand(question: str, shelf: Shelf, topics: list[str], *, choice: bool =
             cells[card].append((label,))
     found = _words(cells, [names[hit][1] for hit in hits if names[hit][0] == "words"])
     covered = set().union(*(meant[hit] for hit in hits)) if hits else set()
-    by_age, share, turned = bool(_AGE.search(question)), bool(_SHARE.search(question)), NEGATIONS.search(question)
+    by_age, share, turned = bool(_AGE.search(question)), bool(SHARES.search(question)), NEGATIONS.search(question)
     plain = _plain(cells, found, choice=choice, share=share, by_age=by_age)
     return Asked(
-        counts=share or bool(_COUNTS.search(question)),
+        counts=share or bool(NUMBERS.search(question)),
         share=share,
         turned=turned.group() if turned else "",
         by_age=by_age,
